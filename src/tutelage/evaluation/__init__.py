@@ -1,0 +1,38 @@
+"""Judge a classifier: task metrics, fidelity to its teacher, calibration, cost, and what of it is significant."""
+
+from tutelage.evaluation.bootstrap import bootstrap_interval
+from tutelage.evaluation.cost import Cost, Latency, measure_cost
+from tutelage.evaluation.fidelity import fidelity, flips, per_example_fidelity
+from tutelage.evaluation.metrics import (
+    ECE_VARIANT,
+    classification_metrics,
+    expected_calibration_error,
+    log_probabilities,
+    macro_f1,
+    per_class,
+    per_example,
+    reliability,
+)
+from tutelage.evaluation.significance import Comparison, Estimate, crossed_interval, paired_comparison
+
+__all__ = [
+    "ECE_VARIANT",
+    "Comparison",
+    "Cost",
+    "Estimate",
+    "Latency",
+    "bootstrap_interval",
+    "classification_metrics",
+    "crossed_interval",
+    "expected_calibration_error",
+    "fidelity",
+    "flips",
+    "log_probabilities",
+    "macro_f1",
+    "measure_cost",
+    "paired_comparison",
+    "per_class",
+    "per_example",
+    "per_example_fidelity",
+    "reliability",
+]
