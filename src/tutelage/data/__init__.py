@@ -1,0 +1,41 @@
+"""The transfer set: stable ids, a student view, a teacher view and an optional label for each example."""
+
+from tutelage.data.ids import content_ids, hex_id
+from tutelage.data.randomness import Draws
+from tutelage.data.sources import SOURCES, DataSource, load_source
+from tutelage.data.splits import Splits, keep_labels, split
+from tutelage.data.transfer_set import Batch, TransferSet
+from tutelage.data.views import (
+    Chain,
+    GaussianNoise,
+    HorizontalFlip,
+    Normalise,
+    PerExample,
+    RandomShift,
+    Tokenise,
+    View,
+    is_random,
+)
+
+__all__ = [
+    "SOURCES",
+    "Batch",
+    "Chain",
+    "DataSource",
+    "Draws",
+    "GaussianNoise",
+    "HorizontalFlip",
+    "Normalise",
+    "PerExample",
+    "RandomShift",
+    "Splits",
+    "Tokenise",
+    "TransferSet",
+    "View",
+    "content_ids",
+    "hex_id",
+    "is_random",
+    "keep_labels",
+    "load_source",
+    "split",
+]

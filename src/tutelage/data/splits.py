@@ -1,0 +1,150 @@
+"""Splits by content id: equal examples stay together, and an example's place does not depend on the others' order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tutelage.data.ids import hex_id
+from tutelage.data.randomness import Draws
+from tutelage.data.transfer_set import TransferSet
+from tutelage.errors import DataError
+from tutelage.signals import NO_LABEL
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three sets of a study. ``train`` is the transfer set; ``validation`` selects; ``test`` is opened once an arm.
+
+    Raises:
+        DataError: an example of one split stands in another, by content; a validation or test example has no label.
+    """
+
+    train: TransferSet
+    validation: TransferSet
+    test: TransferSet
+
+    def __post_init__(self) -> None:
+        for name, held_out in (("validation", self.validation), ("test", self.test)):
+            if held_out.labelled < len(held_out):
+                raise DataError(
+                    f"{len(held_out) - held_out.labelled} of {len(held_out)} {name} examples have no label: nothing could be "
+                    "measured on them; drop them or move them to the transfer set"
+                )
+        _refuse_overlap("transfer", self.train, "test", self.test)
+        _refuse_overlap("validation", self.validation, "test", self.test)
+        _refuse_overlap("transfer", self.train, "validation", self.validation)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C over all three."""
+        return max(part.classes or 0 for part in (self.train, self.validation, self.test))
+
+    def class_labels(self) -> list[str]:
+        """A name for each class: the data's, else its number."""
+        names = self.train.class_names or self.test.class_names
+        return list(names) if names is not None else [str(index) for index in range(self.classes)]
+
+    def keep_labels(self, count: int, seed: int = 0) -> Splits:
+        """The same splits with ``count`` labels left in the transfer set; see :func:`keep_labels`."""
+        return replace(self, train=keep_labels(self.train, count, seed))
+
+
+def split(
+    pool: TransferSet,
+    *,
+    validation: float,
+    test: float | TransferSet,
+    seed: int = 0,
+    drop_overlap: bool = False,
+) -> Splits:
+    """Cut a set into train, validation and test, stratified by label, by content id.
+
+    Args:
+        pool: the examples to divide.
+        validation: the fraction of the pool that selects.
+        test: the fraction of the pool that is tested on, or a test set that came with the data.
+        seed: another seed gives another division.
+        drop_overlap: take out of the pool what also stands in a given test set, instead of refusing.
+
+    Raises:
+        DataError: a fraction that is not inside (0, 1), a split that would be empty, an overlap.
+    """
+    if isinstance(test, TransferSet):
+        if drop_overlap:
+            pool = pool.select(torch.nonzero(~torch.isin(pool.ids, test.ids))[:, 0])
+        fractions, test_set = [validation], test
+    else:
+        fractions, test_set = [validation, test], None
+    if any(not 0 < fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
+        raise DataError(
+            f"split fractions {fractions} must be above 0, and below 1 together: something must be left to train on"
+        )
+    parts = _divide(pool, fractions, seed)
+    if any(len(part) == 0 for part in parts):
+        raise DataError(f"{len(pool)} examples are too few to cut into fractions {fractions}: a split would be empty")
+    sets = [pool.select(part) for part in parts]
+    return Splits(train=sets[0], validation=sets[1], test=test_set if test_set is not None else sets[2])
+
+
+def keep_labels(transfer_set: TransferSet, count: int, seed: int = 0) -> TransferSet:
+    """Keep ``count`` labels, stratified, and forget the others: few labels, many examples.
+
+    Raises:
+        DataError: there are fewer labels than that.
+    """
+    labelled = torch.nonzero(transfer_set.known_labels != NO_LABEL)[:, 0]
+    if not 0 <= count <= len(labelled):
+        raise DataError(f"labelled: {count} asks for more labels than the {len(labelled)} that the transfer set has")
+    labels = transfer_set.known_labels
+    order = _random_order(transfer_set.ids[labelled], seed, "labelled")
+    counts = _apportion(labels[labelled], count / max(len(labelled), 1), count)
+    kept = torch.full_like(labels, NO_LABEL)
+    for label, quota in counts.items():
+        rows = labelled[order][labels[labelled][order] == label][:quota]
+        kept[rows] = label
+    return transfer_set.with_labels(kept)
+
+
+def _divide(pool: TransferSet, fractions: list[float], seed: int) -> list[Tensor]:
+    unique, first, inverse = np.unique(pool.ids.numpy(), return_index=True, return_inverse=True)
+    labels = pool.known_labels[torch.from_numpy(first)]
+    order = _random_order(torch.from_numpy(unique), seed, "split")
+    part_of = np.zeros(len(unique), dtype=np.int64)
+    quotas = [_apportion(labels, fraction, round(fraction * len(unique))) for fraction in fractions]
+    for label in labels.unique().tolist():
+        members = order[labels[order] == label].numpy()
+        start = 0
+        for part, quota in enumerate(quotas, start=1):
+            part_of[members[start : start + quota[label]]] = part
+            start += quota[label]
+    rows_part = torch.from_numpy(part_of[inverse])
+    return [torch.nonzero(rows_part == part)[:, 0] for part in range(len(fractions) + 1)]
+
+
+def _apportion(labels: Tensor, fraction: float, total: int) -> dict[int, int]:
+    """How many of each class, ``total`` together, as near to ``fraction`` of each as whole numbers allow."""
+    values, sizes = labels.unique(return_counts=True)
+    exact: npt.NDArray[np.float64] = sizes.numpy() * fraction
+    counts = np.floor(exact).astype(int)
+    for index in np.argsort(-(exact - counts), kind="stable")[: max(total - int(counts.sum()), 0)]:
+        counts[index] += 1
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _random_order(ids: Tensor, seed: int, stream: str) -> Tensor:
+    return torch.from_numpy(np.argsort(Draws(seed, 0, ids).bits(stream, 1)[:, 0], kind="stable"))
+
+
+def _refuse_overlap(name: str, a: TransferSet, other_name: str, b: TransferSet) -> None:
+    shared = torch.nonzero(torch.isin(b.ids, a.ids))[:, 0]
+    if len(shared):
+        some = ", ".join(f"row {row} (id {hex_id(int(b.ids[row]))})" for row in shared[:3].tolist())
+        raise DataError(
+            f"{len(shared)} of {len(b)} {other_name} examples also stand in the {name} set, by content: {some}. The student would be "
+            f"tested on what it was taught, and every number be too good; remove them from the {name} set (splits.drop_overlap: true)"
+        )

@@ -1,0 +1,220 @@
+"""The transfer set: what the teacher labels and the student learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tutelage.data.ids import RawInputs, content_ids
+from tutelage.data.randomness import Draws
+from tutelage.data.views import View, is_random, take
+from tutelage.errors import DataError
+from tutelage.signals import NO_LABEL
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class Batch(TypedDict):
+    """One batch. ``teacher`` is there only where the teacher sees something else than the student.
+
+    ``ids[B]`` int64 content ids · ``labels[B]`` int64, ``NO_LABEL`` where absent · ``student`` and ``teacher``: a tensor
+    ``[B, ...]`` or a mapping of tensors.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    student: Any
+    teacher: NotRequired[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSet(Dataset[Batch]):
+    """Examples with a stable content id, a student view, a teacher view and an optional label.
+
+    Held in memory and fetched a batch at a time. ``augment`` is applied to the raw inputs of training batches, so both
+    models see the same augmented example; ``student_view`` and ``teacher_view`` then make what each model takes, in
+    training and in evaluation alike. All randomness is a function of (``seed``, epoch, id).
+
+    Args:
+        inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]`` or B texts.
+        labels: integer ``[B]``, ``NO_LABEL`` (−100) where there is none; None for no labels at all.
+        class_names: one name a class; by default the numbers.
+        student_view: None for the inputs as they are.
+        teacher_view: None for the student's view.
+        augment: None for none.
+        seed: of the augmentation.
+
+    Raises:
+        DataError: lengths differ, labels are not class indices, the set is empty, an input is NaN or infinite.
+    """
+
+    inputs: RawInputs
+    labels: Tensor | None = None
+    class_names: Sequence[str] | None = None
+    student_view: View | None = None
+    teacher_view: View | None = None
+    augment: View | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_inputs(self.inputs)
+        object.__setattr__(self, "labels", _checked_labels(self.labels, len(self), self.class_names))
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: datasets.Dataset, inputs: str | Sequence[str], label: str | None = None, **views: Any
+    ) -> TransferSet:
+        """Read columns of a Hugging Face ``datasets.Dataset`` into memory.
+
+        Args:
+            dataset: the rows.
+            inputs: a column of texts, images or number lists; or several columns: of numbers, stacked to features
+                ``[B, F]``, or of equally long lists, passed to the models by name.
+            label: a column of class indices or class names; null and −1 mean no label.
+            views: ``student_view``, ``teacher_view``, ``augment`` and ``seed``, as for the class.
+        """
+        from tutelage.data.columns import read_columns
+
+        raw, labels, class_names = read_columns(dataset, inputs, label)
+        return cls(raw, labels, class_names, **views)
+
+    def __len__(self) -> int:
+        return _length(self.inputs)
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """Content ids, int64 ``[B]``."""
+        return content_ids(self.inputs)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes: that of the names, else the largest label + 1; None where there is neither."""
+        if self.class_names is not None:
+            return len(self.class_names)
+        labelled = self.known_labels[self.known_labels != NO_LABEL]
+        return int(labelled.max()) + 1 if len(labelled) else None
+
+    @property
+    def known_labels(self) -> Tensor:
+        """Labels int64 ``[B]``, ``NO_LABEL`` where absent."""
+        assert self.labels is not None
+        return self.labels
+
+    @property
+    def labelled(self) -> int:
+        """How many examples have a label."""
+        return int((self.known_labels != NO_LABEL).sum())
+
+    @property
+    def teacher_varies(self) -> bool:
+        """Whether what the teacher sees of an example changes from epoch to epoch."""
+        return is_random(self.augment) or is_random(self.teacher_view or self.student_view)
+
+    def select(self, rows: Tensor) -> TransferSet:
+        """The set of these rows, int64 ``[B']``, in that order."""
+        chosen = replace(self, inputs=take(self.inputs, rows), labels=self.known_labels[rows])
+        if "ids" in self.__dict__:
+            chosen.__dict__["ids"] = self.ids[rows]
+        return chosen
+
+    def with_labels(self, labels: Tensor | None) -> TransferSet:
+        """The same examples with other labels."""
+        return self._sharing_ids(replace(self, labels=labels))
+
+    def for_evaluation(self) -> TransferSet:
+        """The same examples as they are, without augmentation."""
+        return self if self.augment is None else self._sharing_ids(replace(self, augment=None))
+
+    def for_teacher_training(self) -> TransferSet:
+        """The set a teacher is trained on: what the teacher sees becomes the student view."""
+        return self._sharing_ids(replace(self, student_view=self.teacher_view or self.student_view, teacher_view=None))
+
+    def _sharing_ids(self, other: TransferSet) -> TransferSet:
+        other.__dict__["ids"] = self.ids
+        return other
+
+    def batch(self, rows: Tensor, epoch: int = 0) -> Batch:
+        """The batch of these rows, int64 ``[B']``, as epoch ``epoch`` shows them."""
+        inputs = take(self.inputs, rows)
+        ids = self.ids.index_select(0, rows)
+        labels = self.known_labels.index_select(0, rows)
+        if self.augment is None and self.student_view is None and self.teacher_view is None:
+            return {"ids": ids, "labels": labels, "student": inputs}
+        draws = Draws(self.seed, epoch, ids)
+        if self.augment is not None:
+            inputs = self.augment(inputs, draws)
+        student = inputs if self.student_view is None else self.student_view(inputs, draws)
+        batch: Batch = {"ids": ids, "labels": labels, "student": student}
+        if self.teacher_view is not None:
+            batch["teacher"] = self.teacher_view(inputs, draws)
+        return batch
+
+    def key(self, row: int, epoch: int) -> int:
+        """The key of a row in an epoch: what a sampler yields, so that a loader's workers know the epoch too."""
+        return epoch * len(self) + row
+
+    def __getitems__(self, keys: Sequence[int]) -> Batch:
+        """The batch of these keys, all of one epoch (see :meth:`key`); plain row numbers are those of epoch 0."""
+        epoch = keys[0] // len(self)
+        return self.batch(torch.tensor(keys, dtype=torch.int64) - epoch * len(self), epoch)
+
+    def __getitem__(self, key: int) -> Batch:
+        """The batch of one key."""
+        return self.__getitems__([key])
+
+
+def _length(inputs: RawInputs) -> int:
+    return len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
+
+
+def _check_inputs(inputs: RawInputs) -> None:
+    columns: Mapping[str, Tensor] = inputs if isinstance(inputs, Mapping) else {}
+    if isinstance(inputs, Tensor):
+        columns = {"inputs": inputs}
+    elif isinstance(inputs, str) or not (isinstance(inputs, Mapping) or all(type(text) is str for text in inputs)):
+        raise DataError(
+            f"inputs are a {type(inputs).__name__}, expected a tensor [B, ...], a mapping of tensors or a list of texts"
+        )
+    if isinstance(inputs, Mapping) and not columns:
+        raise DataError("inputs are an empty mapping, expected at least one tensor [B, ...]")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"inputs have different lengths {lengths}: rows would be joined by position; align them first")
+    if _length(inputs) == 0:
+        raise DataError("the transfer set has no examples; check the source's path, filter or split")
+    for name, values in columns.items():
+        if values.is_floating_point() and not values.isfinite().all():
+            row = (
+                int((~values.isfinite()).flatten(1).any(1).nonzero()[0])
+                if values.ndim > 1
+                else int((~values.isfinite()).nonzero()[0])
+            )
+            raise DataError(
+                f"{name} of row {row} holds NaN or infinity: every loss and statistic after it would be NaN; impute or drop it"
+            )
+
+
+def _checked_labels(labels: Tensor | None, length: int, class_names: Sequence[str] | None) -> Tensor:
+    if labels is None:
+        return torch.full((length,), NO_LABEL, dtype=torch.int64)
+    if labels.ndim != 1 or len(labels) != length:
+        raise DataError(f"labels have shape {tuple(labels.shape)}, expected one for each of {length} examples")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
+        raise DataError(
+            f"labels are {labels.dtype}, expected integer class indices; a soft label is a teacher's signal, not a label"
+        )
+    labels = labels.to(torch.int64)
+    known = labels[labels != NO_LABEL]
+    if len(known) and int(known.min()) < 0:
+        raise DataError(f"label {int(known.min())} is negative; mark a missing label with {NO_LABEL}")
+    if class_names is not None and len(known) and int(known.max()) >= len(class_names):
+        row = int((labels >= len(class_names)).nonzero()[0])
+        raise DataError(f"label {int(labels[row])} of row {row} has no name among {len(class_names)} class names")
+    return labels

@@ -1,0 +1,90 @@
+"""Call any ``nn.Module`` on a view, and find the class logits in whatever it returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError
+
+#: A view of a batch as a model takes it: one tensor ``[B, ...]``, or named tensors passed as keyword arguments.
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+def class_logits(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Run ``model`` on one view and return its class logits ``[B, C]``, with whatever gradient the caller allows.
+
+    A mapping is passed as keyword arguments; the names that this model's ``forward`` does not take are left out *for
+    this model alone*, so that e.g. ``token_type_ids`` still reach a teacher whose student has none.
+
+    Args:
+        model: any module that returns a tensor, a mapping with ``"logits"``, an object with ``.logits`` (a Hugging
+            Face output) or a tuple that begins with the logits.
+        inputs: a tensor ``[B, ...]`` or a mapping of tensors ``[B, ...]``.
+
+    Raises:
+        ModelError: what it returned holds no logits ``[B, C]``.
+    """
+    if isinstance(inputs, Mapping):
+        accepted = _accepted_names(type(_unwrapped(model)))
+        output = model(**{name: value for name, value in inputs.items() if accepted is None or name in accepted})
+    else:
+        output = model(inputs)
+    logits = _find_logits(output)
+    if logits is None:
+        raise ModelError(
+            f"{type(_unwrapped(model)).__name__} returned {_describe(output)}, expected a tensor, a mapping or an object with "
+            "'logits', or a tuple that begins with a tensor: wrap the model so that its forward returns the class logits"
+        )
+    if logits.ndim != 2:
+        raise ModelError(
+            f"{type(_unwrapped(model)).__name__} gave logits of shape {tuple(logits.shape)}, expected [examples, classes]: another "
+            "axis would be taken for classes and the wrong things compared; reshape inside the model"
+        )
+    return logits
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; a tensor that two layers share is counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _find_logits(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    found: Any = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if found is None and isinstance(output, tuple) and output:
+        found = output[0]
+    return found if isinstance(found, Tensor) else None
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module, inside DDP's or ``torch.compile``'s wrapper."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or (model.module if hasattr(model, "device_ids") else None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+@lru_cache(maxsize=256)
+def _accepted_names(kind: type[nn.Module]) -> frozenset[str] | None:
+    """Names ``forward`` takes, or None where it takes any keyword."""
+    parameters = inspect.signature(kind.forward).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        # A Hugging Face forward names what it uses and sends the rest on, where an unknown name is an error or ignored.
+        named = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        return frozenset(named) if "input_ids" in named or "pixel_values" in named else None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a mapping with {', '.join(map(repr, output)) or 'no keys'}"
+    if isinstance(output, tuple):
+        return f"a tuple of {', '.join(type(item).__name__ for item in output) or 'nothing'}"
+    return f"a {type(output).__name__}"

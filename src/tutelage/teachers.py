@@ -1,0 +1,246 @@
+"""Teachers: views in, signals out. An objective cannot tell which kind it hears."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Batch, TransferSet, hex_id
+from tutelage.errors import TeacherError
+from tutelage.models import class_logits
+from tutelage.signals import Logits, MixtureLogits, Signals
+
+
+class Teacher(Protocol):
+    """Anything that gives signals for a batch, without gradient and always the same for the same view."""
+
+    def signals(self, batch: Batch) -> Signals:
+        """What the teacher says about the batch's teacher view."""
+        ...
+
+
+class ModuleTeacher:
+    """One model as a teacher.
+
+    Whatever its caller did to it, the model answers in eval mode, without gradient, and its buffers (BatchNorm's running
+    statistics) are as before afterwards, as are its train/eval flags: a student may share its layers.
+
+    Args:
+        model: any module that :func:`tutelage.models.class_logits` can call.
+        allow_masked_classes: take −inf as "this class is impossible"; otherwise −inf is an error like NaN and +inf.
+    """
+
+    def __init__(self, model: nn.Module, *, allow_masked_classes: bool = False) -> None:
+        self.model = model
+        self.allow_masked_classes = allow_masked_classes
+
+    def signals(self, batch: Batch) -> Signals:
+        """The model's logits ``[B, C]`` on the teacher view.
+
+        Raises:
+            TeacherError: NaN or infinity in the logits; the message names the example.
+        """
+        with _answering(self.model):
+            values = class_logits(self.model, _teacher_view(batch, self.model))
+        _refuse_non_finite(values, batch["ids"], self.allow_masked_classes, type(self.model).__name__)
+        return Signals(Logits(values))
+
+
+class EnsembleTeacher:
+    """Several teachers as one: the weighted mean of the members' *probabilities* at the temperature asked for.
+
+    It hands on the members' logits, not the mean of them: ``mean_m softmax(z_m / T)`` follows from no single set of
+    logits at every T, and the mean of logits is the geometric mean of the probabilities instead, which one member's
+    near-zero vetoes. Mixing happens in the objective, at its temperature (:class:`tutelage.signals.MixtureLogits`).
+
+    Args:
+        members: modules or teachers that give dense logits over the same classes, in the same order.
+        weights: non-negative, one each; scaled to sum to 1. None for equal ones.
+
+    Raises:
+        TeacherError: no members, or weights that are negative, all zero or too few.
+    """
+
+    def __init__(self, members: Sequence[nn.Module | Teacher], weights: Sequence[float] | None = None) -> None:
+        if not members:
+            raise TeacherError("an ensemble needs at least one member")
+        given = torch.tensor(weights if weights is not None else [1.0] * len(members), dtype=torch.float64)
+        if len(given) != len(members) or not given.isfinite().all() or (given < 0).any() or given.sum() == 0:
+            raise TeacherError(
+                f"weights {given.tolist()} for {len(members)} members: expected one for each, none negative, not all zero"
+            )
+        self.members: list[Teacher] = [ModuleTeacher(m) if isinstance(m, nn.Module) else m for m in members]
+        self.weights = given / given.sum()
+
+    def signals(self, batch: Batch) -> Signals:
+        """Every member's logits, ``[M, B, C]``, to be mixed at the temperature the objective asks for.
+
+        Raises:
+            TeacherError: a member's class count differs from the first's, or a member fails.
+        """
+        values: list[Tensor] = []
+        weights: list[Tensor] = []
+        for weight, member in zip(self.weights, self.members, strict=True):
+            scores = member.signals(batch).logits
+            if isinstance(scores, MixtureLogits):  # an ensemble of ensembles is one of all their members
+                values.extend(scores.members)
+                weights.extend(weight * scores.weights)
+            elif scores is not None:
+                values.append(scores.at(1.0))
+                weights.append(weight)
+        shapes = {tuple(value.shape) for value in values}
+        if len(shapes) != 1 or len(values) < len(self.members):
+            raise TeacherError(
+                f"{len(values)} of {len(self.members)} members gave logits, of shapes {sorted(shapes)}: their classes cannot be "
+                "compared; give every member the same class list"
+            )
+        return Signals(MixtureLogits(torch.stack(values), torch.stack(weights)))
+
+
+class MemoryTeacher:
+    """A teacher's logits, computed once and looked up by content id: one pass serves every epoch, arm and seed.
+
+    Args:
+        ids: int64 ``[B]`` content ids, each once.
+        logits: ``[B, C]``, or ``[M, B, C]`` for an ensemble's members.
+        weights: the members' weights ``[M]`` where there are members.
+
+    Raises:
+        TeacherError: lengths differ or an id is there twice.
+    """
+
+    def __init__(self, ids: Tensor, logits: Tensor, weights: Tensor | None = None) -> None:
+        if (weights is not None) != (logits.ndim == 3) or logits.shape[-2] != len(ids):
+            raise TeacherError(
+                f"{len(ids)} ids for logits of shape {tuple(logits.shape)}: expected [ids, classes], or [members, ids, classes] "
+                "with the members' weights"
+            )
+        self._sorted_ids, order = torch.sort(ids)
+        if bool((self._sorted_ids[1:] == self._sorted_ids[:-1]).any()):
+            raise TeacherError(
+                "an id is there twice: one of its two rows would never be used; keep one row for each id"
+            )
+        self._logits = logits.index_select(logits.ndim - 2, order)
+        self._weights = weights
+
+    @classmethod
+    def of(cls, teacher: Teacher, transfer_set: TransferSet, batch_size: int = 512) -> MemoryTeacher:
+        """Ask ``teacher`` once about every example of ``transfer_set``.
+
+        Raises:
+            TeacherError: what the teacher sees changes from epoch to epoch, so that no one answer stands for it.
+        """
+        if transfer_set.teacher_varies:
+            raise TeacherError(
+                "the teacher's view is random: an answer kept from one epoch would be given for other inputs; ask the teacher itself, "
+                "or make its view deterministic (random = False)"
+            )
+        parts: list[Tensor] = []
+        weights: Tensor | None = None
+        for start in range(0, len(transfer_set), batch_size):
+            rows = torch.arange(start, min(start + batch_size, len(transfer_set)))
+            scores = teacher.signals(transfer_set.batch(rows)).logits
+            if isinstance(scores, MixtureLogits):
+                weights = scores.weights
+                parts.append(scores.members.cpu())
+            elif scores is not None:
+                parts.append(scores.at(1.0).cpu())
+        logits = torch.cat(parts, dim=-2)
+        _, first = _first_of_each(transfer_set.ids)
+        return cls(transfer_set.ids[first], logits.index_select(logits.ndim - 2, first), weights)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return self._logits.shape[-1]
+
+    def signals(self, batch: Batch) -> Signals:
+        """The kept logits of the batch's ids.
+
+        Raises:
+            TeacherError: an id that was never asked about.
+        """
+        ids = batch["ids"]
+        if self._sorted_ids.device != ids.device:
+            self._sorted_ids, self._logits = self._sorted_ids.to(ids.device), self._logits.to(ids.device)
+        rows = torch.searchsorted(self._sorted_ids, ids).clamp_(max=len(self._sorted_ids) - 1)
+        if not torch.equal(self._sorted_ids.index_select(0, rows), ids):
+            unknown = ids[self._sorted_ids[rows] != ids]
+            raise TeacherError(
+                f"{len(unknown)} examples of the batch were never shown to the teacher, the first with id {hex_id(int(unknown[0]))}: "
+                "the wrong answers would be learnt; compute the teacher's logits for this very transfer set"
+            )
+        if self._weights is not None:
+            return Signals(MixtureLogits(self._logits.index_select(1, rows), self._weights))
+        return Signals(Logits(self._logits.index_select(0, rows)))
+
+
+def _teacher_view(batch: Batch, model: nn.Module) -> Any:
+    inputs = batch.get("teacher", batch["student"])
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else None
+    if device is None or device == batch["ids"].device:
+        return inputs
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {name: values.to(device) for name, values in inputs.items()}
+
+
+@contextmanager
+def _answering(model: nn.Module) -> Generator[None]:
+    """Eval mode and no gradient inside; flags and buffers as before outside."""
+    training = [module for module in model.modules() if module.training]
+    buffers = list(model.named_buffers())
+    before = [(buffer._version, buffer.clone()) for _, buffer in buffers]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        with torch.no_grad():
+            _restore(model, buffers, before)
+
+
+def _restore(model: nn.Module, buffers: list[tuple[str, Tensor]], before: list[tuple[int, Tensor]]) -> None:
+    for (name, buffer), (version, values) in zip(buffers, before, strict=True):
+        owner_name, _, attribute = name.rpartition(".")
+        setattr_needed = getattr(model.get_submodule(owner_name), attribute) is not buffer
+        if setattr_needed:
+            setattr(model.get_submodule(owner_name), attribute, buffer)
+        if buffer._version != version:
+            buffer.copy_(values)
+
+
+def _refuse_non_finite(values: Tensor, ids: Tensor, allow_masked: bool, who: str) -> None:
+    # One sum is much cheaper than isfinite over everything, and is finite only if every value is (or it overflows,
+    # which the exact test below then clears).
+    if bool(torch.isfinite(values.sum(dtype=torch.float64))):
+        return
+    bad = ~torch.isfinite(values)
+    if allow_masked:
+        bad &= values != -torch.inf
+        bad |= (values == -torch.inf).all(dim=1, keepdim=True)
+    rows = torch.nonzero(bad.any(dim=1))[:, 0]
+    if len(rows) == 0:
+        return
+    row = int(rows[0])
+    raise TeacherError(
+        f"teacher {who} gave {values[row][bad[row]][0].item()} for the example with id {hex_id(int(ids[row]))} ({len(rows)} of "
+        f"{len(values)} in this batch): the student would learn nothing or become NaN; check the example, or run the teacher in "
+        "float32" + ("" if allow_masked else "; for classes masked with −inf on purpose, say allow_masked_classes=True")
+    )
+
+
+def _first_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ids, and the first row of each."""
+    unique, inverse = torch.unique(ids, return_inverse=True)
+    first = torch.full((len(unique),), len(ids), dtype=torch.int64)
+    first.scatter_reduce_(0, inverse, torch.arange(len(ids)), reduce="amin")
+    return unique, first
