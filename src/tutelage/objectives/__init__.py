@@ -1,0 +1,45 @@
+"""Signals in, loss out: divergences, terms, schedules and their weighted sum."""
+
+from tutelage.objectives.config import objective_from_config
+from tutelage.objectives.decoupled import DKD
+from tutelage.objectives.divergence import (
+    alpha_beta,
+    forward_kl,
+    jensen_shannon,
+    reverse_kl,
+    skew_forward_kl,
+    skew_reverse_kl,
+    total_variation,
+)
+from tutelage.objectives.objective import Component, Objective, ObjectiveValue, Term, as_objective
+from tutelage.objectives.relation import DIST
+from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
+from tutelage.objectives.schedules import Constant, Cosine, Linear, Piecewise, Schedule, as_schedule
+
+__all__ = [
+    "DIST",
+    "DKD",
+    "KL",
+    "Component",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "Divergence",
+    "Linear",
+    "LogitMSE",
+    "Objective",
+    "ObjectiveValue",
+    "Piecewise",
+    "Schedule",
+    "Term",
+    "alpha_beta",
+    "as_objective",
+    "as_schedule",
+    "forward_kl",
+    "jensen_shannon",
+    "objective_from_config",
+    "reverse_kl",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+]

@@ -1,0 +1,81 @@
+"""An objective from a config's list: ``[{term: kl, temperature: 4, weight: 0.9}, {term: cross_entropy, weight: 0.1}]``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tutelage.errors import ConfigError, ObjectiveError
+from tutelage.objectives.decoupled import DKD
+from tutelage.objectives.definitions import DEFINITIONS
+from tutelage.objectives.objective import Objective, Term
+from tutelage.objectives.relation import DIST
+from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
+from tutelage.objectives.schedules import Schedule, as_schedule, nearest
+
+_Entry = tuple[Callable[..., Term], tuple[str, ...]]
+
+
+def _entries() -> dict[str, _Entry]:
+    classes = (CrossEntropy, KL, LogitMSE, DKD, DIST)
+    entries: dict[str, _Entry] = {c.name: (c, tuple(f.name for f in dataclasses.fields(c))) for c in classes}
+    for name, definition in DEFINITIONS.items():
+        options = ("temperature", "scale_by_t2", "standardise", *definition.parameters)
+        entries[name] = (partial(Divergence, name), options)
+    return entries
+
+
+_TERMS = _entries()
+
+
+def objective_from_config(items: Sequence[Mapping[str, Any]]) -> Objective:
+    """The objective that a config's ``objective:`` describes; what :meth:`Objective.describe` gives back.
+
+    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist`` or a divergence's name), ``weight``
+    (a number or a schedule; 1 if absent), and the term's own options.
+
+    Raises:
+        ConfigError: an empty list, an unknown term or option, T ≤ 0, a negative weight, weights that are all zero. The
+            message names the item.
+    """
+    if isinstance(items, (str, Mapping)) or not isinstance(items, Sequence) or not items:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"objective is {items!r}: expected a list of terms, such as [{{term: kl, temperature: 4, weight: 0.9}}]"
+        )
+    parts: list[tuple[Schedule, Term]] = []
+    for number, item in enumerate(items):
+        try:
+            parts.append(_part(item))
+            Objective.of(parts[-1:])
+        except (ConfigError, ObjectiveError) as error:
+            raise ConfigError(f"objective[{number}]: {error}") from error
+    objective = Objective.of(parts)
+    try:
+        objective.validate()
+    except ObjectiveError as error:
+        raise ConfigError(f"objective: {error}") from error
+    return objective
+
+
+def _part(item: Mapping[str, Any]) -> tuple[Schedule, Term]:
+    if not isinstance(item, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{item!r} is no term: expected a mapping such as {{term: kl, temperature: 4, weight: 0.9}}")
+    options = dict(item)
+    weight = as_schedule(options.pop("weight", 1.0))
+    if "term" not in options:
+        raise ConfigError(
+            f"no 'term' among {', '.join(map(repr, options)) or 'nothing'}: say which, one of {', '.join(_TERMS)}"
+        )
+    name = options.pop("term")
+    if name not in _TERMS:
+        raise ConfigError(f"unknown term {name!r}{nearest(str(name), _TERMS)}: one of {', '.join(_TERMS)}")
+    make, known = _TERMS[name]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"term {name!r} has no option {key!r}{nearest(str(key), (*known, 'weight', 'term'))}: it takes "
+                f"{', '.join((*known, 'weight'))}"
+            )
+    return weight, make(**options)

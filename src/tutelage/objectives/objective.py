@@ -1,0 +1,269 @@
+"""Terms, and their weighted sum: ``0.1 * CrossEntropy() + 0.9 * KL(temperature=4)``.
+
+A term gives a sum over rows and the number of rows it holds for; an objective divides once, by counts that may span
+accumulated batches and processes. Hard terms count labelled rows and soft terms all rows, so that neither is diluted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tutelage.errors import ObjectiveError
+from tutelage.objectives.divergence import check_classes
+from tutelage.objectives.schedules import Constant, Schedule, as_schedule
+from tutelage.signals import NO_LABEL, Rows, Signals
+
+_REMEDY = {
+    "student.logits": "give the student a head that returns class logits",
+    "teacher.logits": "give a teacher that returns class logits, or leave the term out",
+    "labels": f"give rows['labels'] ({NO_LABEL} where an example has none), or leave the term out",
+}
+
+
+class _Algebra(ABC):
+    """Sums and multiples, the same for a term and an objective."""
+
+    @abstractmethod
+    def _parts(self) -> tuple[tuple[Schedule, Term], ...]: ...
+
+    def __mul__(self, weight: float | Schedule) -> Objective:
+        # a Mapping is a config's spelling of a schedule, not a factor
+        if not isinstance(weight, (Real, Schedule)) or isinstance(weight, bool):
+            return NotImplemented
+        factor = as_schedule(cast("float | Schedule", weight))
+        return Objective.of((_product(factor, own), term) for own, term in self._parts())
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        if not isinstance(other, _Algebra):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
+        return Objective.of((*self._parts(), *other._parts()))
+
+    def __radd__(self, other: int) -> Objective:
+        # sum() starts from 0
+        return Objective.of(self._parts()) if other == 0 else NotImplemented
+
+
+def _product(a: Schedule, b: Schedule) -> Schedule:
+    if isinstance(a, Constant):
+        return b.scaled(a.value)
+    if isinstance(b, Constant):
+        return a.scaled(b.value)
+    raise ObjectiveError(
+        f"a schedule times a schedule ({a!r} · {b!r}) is none of the known shapes: write the product as one Piecewise"
+    )
+
+
+class Term(_Algebra):
+    """One loss: a sum over rows, and how many rows it counts.
+
+    Final terms are frozen dataclasses; ``name`` is the word of configs and logs, ``needs`` the signals it reads, from
+    ``student.logits``, ``teacher.logits`` and ``labels``.
+    """
+
+    name: str
+    needs: frozenset[str]
+
+    def _parts(self) -> tuple[tuple[Schedule, Term], ...]:
+        return ((Constant(1.0), self),)
+
+    def count(self, rows: Rows) -> Tensor:
+        """How many rows the sum is over: those with a label for a term that needs labels, else all; 0-dim int64."""
+        labels_N = rows["labels"]
+        if "labels" in self.needs:
+            return (labels_N != NO_LABEL).sum()
+        return torch.tensor(labels_N.shape[0], device=labels_N.device)
+
+    @abstractmethod
+    def __call__(
+        self, student: Signals, teacher: Signals | None, rows: Rows, progress: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """(sum over rows, count), both 0-dim; the sum in nats unless the term says otherwise, with a gradient.
+
+        Raises:
+            ObjectiveError: a signal that the term needs is not there.
+            TeacherError: teacher and student with other classes or rows.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The term as a config's item without its weight: ``{"term": name, …}``, plain JSON values."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A term with its weight in an objective, and its unique name there (``kl``, then ``kl_2``).
+
+    Raises:
+        ObjectiveError: a weight that is negative or not finite at some point of training.
+    """
+
+    name: str
+    weight: Schedule
+    term: Term
+
+    def __post_init__(self) -> None:
+        lowest, highest = self.weight.extremes()
+        if not (lowest >= 0.0 and highest < float("inf")):
+            raise ObjectiveError(
+                f"the weight of {self.name!r} runs from {lowest} to {highest}: expected finite weights of at least 0; "
+                "a negative one would drive the student away from its target"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """What an objective says of one batch.
+
+    Args:
+        total: 0-dim, with a gradient: what to minimise.
+        components: unweighted mean of each component, detached, by the component's name: what to log.
+    """
+
+    total: Tensor
+    components: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective(_Algebra):
+    """A weighted sum of terms, made by arithmetic: ``0.1 * CrossEntropy() + 0.9 * KL(temperature=4)``."""
+
+    components: tuple[Component, ...]
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[Schedule, Term]]) -> Objective:
+        """The objective of weighted terms; a name that comes again gets a number."""
+        seen: dict[str, int] = {}
+        components: list[Component] = []
+        for weight, term in parts:
+            seen[term.name] = seen.get(term.name, 0) + 1
+            name = term.name if seen[term.name] == 1 else f"{term.name}_{seen[term.name]}"
+            components.append(Component(name, weight, term))
+        return cls(tuple(components))
+
+    def _parts(self) -> tuple[tuple[Schedule, Term], ...]:
+        return tuple((component.weight, component.term) for component in self.components)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Every signal that some term reads."""
+        return frozenset[str]().union(*(component.term.needs for component in self.components))
+
+    def counts(self, rows: Rows) -> Tensor:
+        """``[len(components)]`` int64: the rows each component counts, to be summed over batches and processes."""
+        return torch.stack([component.term.count(rows) for component in self.components])
+
+    def __call__(
+        self,
+        student: Signals,
+        teacher: Signals | None,
+        rows: Rows,
+        *,
+        progress: float = 0.0,
+        counts: Tensor | None = None,
+    ) -> ObjectiveValue:
+        """Σ_k weight_k(progress) · sum_k / max(count_k, 1).
+
+        Args:
+            student: the student's signals.
+            teacher: the teacher's; None where no term needs one.
+            rows: labels and ids.
+            progress: fraction of the training that is done.
+            counts: ``[len(components)]``, the global counts to divide by; this batch's own where None. With them, the
+                totals of accumulated batches add up to that of the one big batch.
+        """
+        weights = [component.weight(progress) for component in self.components]
+        sums: list[Tensor] = []
+        own: list[Tensor] = []
+        for component, weight in zip(self.components, weights, strict=True):
+            # a component that weighs nothing now is computed for the log alone
+            with torch.set_grad_enabled(weight > 0.0 and torch.is_grad_enabled()):
+                total, count = component.term(student, teacher, rows, progress)
+            sums.append(total)
+            own.append(count)
+        counts = torch.stack(own) if counts is None else counts
+        means = (torch.stack(sums) / counts.clamp(min=1)).unbind()
+        active = [
+            mean if weight == 1.0 else mean * weight
+            for mean, weight in zip(means, weights, strict=True)
+            if weight > 0.0
+        ]
+        # with no weight at all there is nothing to learn from: a zero that can be differentiated
+        total = sum(active[1:], active[0]) if active else means[0].new_zeros(()).requires_grad_()
+        names = (component.name for component in self.components)
+        return ObjectiveValue(total, {name: mean.detach() for name, mean in zip(names, means, strict=True)})
+
+    def validate(self) -> None:
+        """Raise ObjectiveError for an objective that could never teach: no terms, or weights that are always zero."""
+        if not any(component.weight.extremes()[1] > 0.0 for component in self.components):
+            raise ObjectiveError(
+                f"all weights are zero over the whole of training ({', '.join(c.name for c in self.components) or 'no terms'}): "
+                "the student would stay as it is; give at least one term a positive weight"
+            )
+
+    def check(self, student: Signals, teacher: Signals | None, rows: Rows) -> None:
+        """What can be known before the first step; call it once, with the first batch.
+
+        Raises:
+            ObjectiveError: a need that nobody provides, labels of another shape or type, or a label outside the classes.
+            TeacherError: teacher and student with other classes.
+        """
+        self.validate()
+        provided = {f"student.{name}" for name in student.provides}
+        provided |= {f"teacher.{name}" for name in (teacher.provides if teacher is not None else ())}
+        provided |= {"labels"} & set(cast("Mapping[str, Any]", rows))
+        for component in self.components:
+            for need in sorted(component.term.needs - provided):
+                raise ObjectiveError(
+                    f"the term {component.name!r} needs {need}, which nobody provides (there is: "
+                    f"{', '.join(sorted(provided)) or 'nothing'}): {_REMEDY[need]}"
+                )
+        if student.logits is None:
+            return
+        if teacher is not None and teacher.logits is not None and "teacher.logits" in self.needs:
+            check_classes(teacher.logits.classes, student.logits.classes)
+        if "labels" in self.needs:
+            check_labels(rows["labels"], student.logits.classes)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The list of a config's ``objective:``, plain JSON values."""
+        return [component.term.describe() | {"weight": component.weight.describe()} for component in self.components]
+
+
+def as_objective(objective: Term | Objective) -> Objective:
+    """An objective as it is, a bare term with weight 1.
+
+    Raises:
+        ObjectiveError: anything else.
+    """
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, Term):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return objective * 1.0
+    raise ObjectiveError(
+        f"{objective!r} is no objective: expected a term or a sum of terms, such as 0.1 * CrossEntropy() + 0.9 * KL(temperature=4)"
+    )
+
+
+def check_labels(labels_N: Tensor, classes: int) -> None:
+    """Raise ObjectiveError unless labels are int64 ``[N]``, each 0 ≤ label < classes or ``NO_LABEL``."""
+    if labels_N.ndim != 1 or labels_N.dtype != torch.int64:
+        raise ObjectiveError(
+            f"labels are {labels_N.dtype} of shape {tuple(labels_N.shape)}: expected int64 class indices [N]"
+        )
+    wrong_N = (labels_N != NO_LABEL) & ((labels_N < 0) | (labels_N >= classes))
+    if bool(wrong_N.any()):
+        row = int(wrong_N.nonzero()[0])
+        raise ObjectiveError(
+            f"label {int(labels_N[row])} in row {row}, but the student has {classes:,} classes (0 to {classes - 1:,}; "
+            f"{NO_LABEL} means no label): the loss would be read off another row's memory or crash the device; give the "
+            "student more classes, or renumber the labels"
+        )
