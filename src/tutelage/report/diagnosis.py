@@ -1,0 +1,187 @@
+"""Where the student is weak and how it got there: classes, calibration and training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tutelage.report.charts import Bin, dot_strip, key_mark, reliability_diagram
+from tutelage.report.curves import Line, Series, line_chart
+from tutelage.report.record import Record, interval, mapping, number, records, text
+from tutelage.report.sections import arms_in
+from tutelage.report.words import METRICS, MISSING, amount, decimal, plural
+
+View = dict[str, Any]
+
+#: Classes beyond these are folded away.
+MOST_CLASSES = 20
+WEAKEST = 3
+
+
+def classes(result: Record) -> View:
+    """The per-class table, weakest class of the distilled student first."""
+    found = mapping(mapping(result.get("evidence")).get("per_class"))
+    arms = [arm for arm in arms_in(found) if arm.key in ("teacher", "kd", "scratch")]
+    scores = {arm.key: {text(row.get("class")): row for row in records(found.get(arm.key))} for arm in arms}
+    first = next((arm for arm in arms if arm.key == "kd"), arms[0] if arms else None)
+    if first is None or not scores[first.key]:
+        return {"rows": [], "folded": [], "arms": []}
+    names = sorted(scores[first.key], key=lambda name: _or(number(scores[first.key][name].get("f1")), 2.0))
+    f1s = [value for rows in scores.values() for row in rows.values() if (value := number(row.get("f1"))) is not None]
+    low = max(0.0, int(10 * min(f1s, default=0.0) - 0.2) / 10)
+    table: list[View] = []
+    for rank, name in enumerate(names):
+        dots: list[tuple[str, str, float]] = []
+        cells: list[str] = []
+        for arm in arms:
+            row = scores[arm.key].get(name, {})
+            f1 = number(row.get("f1"))
+            cells += [amount(METRICS["macro_f1"], number(row.get("recall"))), amount(METRICS["macro_f1"], f1)]
+            if f1 is not None:
+                dots.append((arm.slot, arm.shape, f1))
+        support = number(scores[first.key][name].get("support"))
+        table.append(
+            {
+                "name": name,
+                "weakest": rank < WEAKEST and len(names) > WEAKEST,
+                "support": f"{support:,.0f}" if support is not None else MISSING,
+                "cells": cells,
+                "strip": dot_strip(dots[::-1], low),
+            }
+        )
+    return {
+        "arms": [{"name": arm.short, "key": key_mark(arm.slot, arm.shape)} for arm in arms],
+        "rows": table[:MOST_CLASSES],
+        "folded": table[MOST_CLASSES:],
+        "ranked_by": first.phrase,
+        "low": f"{100 * low:.0f}%",
+    }
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def calibration(result: Record) -> View:
+    """A reliability diagram for the teacher, the distilled student and its control, with their ECE."""
+    evidence = mapping(result.get("evidence"))
+    found, arms = mapping(evidence.get("reliability")), mapping(result.get("arms"))
+    diagrams: list[View] = []
+    for arm in arms_in(found):
+        bins = [made for row in records(found.get(arm.key)) if (made := _bin(row)) is not None]
+        if not bins or arm.key not in ("teacher", "kd", "scratch"):
+            continue
+        mean, ci = (mapping(mapping(arms.get(arm.key)).get(part)).get("ece") for part in ("mean", "ci95"))
+        ece, between = number(mean), interval(ci)
+        total = sum(b.count for b in bins)
+        gap = sum(b.count * (b.confidence - b.accuracy) for b in bins) / total
+        lean = (
+            "too sure of itself"
+            if gap > 0.005
+            else "not sure enough"
+            if gap < -0.005
+            else "neither too sure nor unsure"
+        )
+        diagrams.append(
+            {
+                "arm": arm,
+                "key": key_mark(arm.slot, arm.shape),
+                "ece": "not measured" if ece is None else decimal(ece, 3),
+                "ci": f"{decimal(between[0], 3)} to {decimal(between[1], 3)}" if between else "",
+                "lean": lean,
+                "bins": bins,
+                "chart": reliability_diagram(
+                    f"chart-calibration-{arm.slot}",
+                    f"Reliability of {arm.phrase}",
+                    f"Accuracy against confidence over {plural(total, 'prediction')} in {len(bins)} bins: on the whole {lean}, "
+                    f"mean confidence {decimal(100 * abs(gap), 1)} points {'above' if gap >= 0 else 'below'} accuracy.",
+                    bins,
+                    arm.slot,
+                ),
+            }
+        )
+    return {"diagrams": diagrams, "method": text(evidence.get("ece_method"))}
+
+
+def _bin(row: Record) -> Bin | None:
+    """A bin that can be drawn; an empty one cannot."""
+    low, high, confidence, accuracy, count = (
+        number(row.get(key)) for key in ("low", "high", "confidence", "accuracy", "count")
+    )
+    if low is None or high is None or confidence is None or accuracy is None or not count:
+        return None
+    return Bin(low, high, confidence, accuracy, int(count))
+
+
+def curves(result: Record) -> View:
+    """Validation accuracy of all arms in one chart; the training loss of each in its own, for their losses differ."""
+    found = mapping(mapping(result.get("evidence")).get("curves"))
+    accuracy, losses = list[Series](), list[Series]()
+    for arm in arms_in(found):
+        runs = records(found.get(arm.key))
+        for kept, part, key in ((accuracy, "validation", "accuracy"), (losses, "train", "loss")):
+            lines = [line for run in runs if (line := points(run.get(part), key))]
+            if lines:
+                kept.append(Series(arm, lines))
+    view: View = {"accuracy": None, "losses": [], "ends": [], "cut": ""}
+    if accuracy:
+        window = accuracy_window(accuracy)
+        ends = [(item.arm, [line[-1][1] for line in item.lines], item.end[0]) for item in accuracy]
+        finals: list[View] = [
+            {
+                "arm": arm,
+                "key": key_mark(arm.slot, arm.shape),
+                "seeds": len(values),
+                "range": amount(METRICS["accuracy"], min(values))
+                + ("" if len(values) == 1 else f" to {amount(METRICS['accuracy'], max(values))}"),
+                "steps": f"{steps:,.0f}",
+            }
+            for arm, values, steps in ends
+        ]
+        view["ends"] = finals
+        view["cut"] = f"{100 * window[0]:.0f}%" if window[0] > 0 else ""
+        view["accuracy"] = line_chart(
+            "chart-accuracy",
+            "Validation accuracy during training",
+            "; ".join(f"{end['arm'].name} ends at {end['range']} after {end['steps']} steps" for end in finals) + ".",
+            accuracy,
+            window,
+            lambda tick: f"{decimal(100 * tick, 0 if window[1] - window[0] > 0.06 else 1)}%",
+            height=320,
+        )
+    for item in losses:
+        values = [value for line in item.lines for _, value in line]
+        low, high = min(0.0, *values), max(values)
+        first = sum(line[0][1] for line in item.lines) / len(item.lines)
+        view["losses"].append(
+            {
+                "arm": item.arm,
+                "key": key_mark(item.arm.slot, item.arm.shape),
+                "chart": line_chart(
+                    f"chart-loss-{item.arm.slot}-{len(view['losses'])}",
+                    f"Training loss of {item.arm.phrase}",
+                    f"From {decimal(first, 2)} to {decimal(item.end[1], 3)} in {item.end[0]:,.0f} steps, mean of "
+                    f"{plural(len(item.lines), 'seed')}.",
+                    [item],
+                    (low, high or 1.0),
+                    lambda tick: f"{tick:g}",
+                    height=190,
+                    named=False,
+                ),
+            }
+        )
+    return view
+
+
+def points(rows: object, key: str) -> Line:
+    """The points ``(step, value)`` of a log, those that hold a number."""
+    pairs = ((number(row.get("step")), number(row.get(key))) for row in records(rows))
+    return sorted((step, value) for step, value in pairs if step is not None and value is not None)
+
+
+def accuracy_window(series: Sequence[Series]) -> tuple[float, float]:
+    """The range of accuracies worth seeing: the first steps, far below the rest, would flatten all that matters."""
+    values = sorted(value for item in series for line in item.lines for _, value in line)
+    low, high = values[len(values) // 12], values[-1]
+    air = max(high - low, 0.02)
+    return max(0.0, int(20 * (low - 0.1 * air)) / 20), min(1.0, high + 0.05 * air)

@@ -1,0 +1,188 @@
+"""Makes the page and writes it beside the record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from tutelage.errors import ConfigError, DataError
+from tutelage.report import diagnosis, sections
+from tutelage.report.fidelity import fidelity
+from tutelage.report.record import Record, check_layout, mapping, number, records, text
+from tutelage.report.words import MISSING, against_teacher, because, duration, headline, plural
+
+RECORD = "result.json"
+PAGE = "report.html"
+
+
+def render_report(result: Mapping[str, Any]) -> str:
+    """One self-contained HTML page that says what a teacher was worth and whether to ship the student.
+
+    Everything on it comes from the record; it loads nothing from anywhere and needs no scripts. What the record lacks
+    is named as missing.
+
+    Args:
+        result: the content of ``result.json``.
+
+    Returns:
+        The page, HTML 5.
+
+    Raises:
+        DataError: the record is not that of a finished run.
+    """
+    return _render(check_layout(result, "this record"))
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes ``report.html`` from the ``result.json`` in a run's folder; an older page is replaced whole or not at all.
+
+    Args:
+        run_dir: the output folder of a run.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ConfigError: the folder holds no ``result.json``.
+        DataError: that file is damaged, or not the record of a finished run.
+    """
+    source, target = Path(run_dir) / RECORD, Path(run_dir) / PAGE
+    try:
+        result = json.loads(source.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"no {RECORD} in {run_dir}: expected the output folder of a finished run. There is nothing to make a page "
+            "from; give the folder that `tutelage run` wrote to, or run it again with the same config to finish it"
+        ) from None
+    except ValueError as error:
+        raise DataError(
+            f"{source} is not valid JSON ({error}): it was cut off or edited, and a page made from part of it would "
+            "leave evidence out unnoticed; run `tutelage run` again with the same config, which writes it anew"
+        ) from error
+    page = _render(check_layout(result, str(source)))
+    draft = target.with_name(f".{PAGE}.{os.getpid()}")
+    try:
+        # a lone surrogate is valid in JSON and has no UTF-8
+        draft.write_bytes(page.encode("utf-8", errors="replace"))
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _render(result: Record) -> str:
+    here = files("tutelage.report")
+    # the page is HTML whatever its template is called: everything that is not Markup is escaped
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((here / "template.html.j2").read_text(encoding="utf-8"))
+    style = (here / "style.css").read_text(encoding="utf-8")
+    return template.render(style=Markup(style), **_view(result)).lstrip()
+
+
+def _view(result: Record) -> dict[str, Any]:
+    decision = text(mapping(result.get("verdict")).get("decision"))
+    return {
+        "title": text(result.get("title"), "a distillation run"),
+        "version": text(result.get("tutelage"), "unknown version"),
+        "facts": _facts(result),
+        "decision": decision,
+        "headline": headline(result),
+        "against_teacher": against_teacher(result),
+        "because": because(result),
+        "gates": sections.gates(result),
+        "arms": sections.side_by_side(result),
+        "worth": sections.worth(result),
+        "classes": diagnosis.classes(result),
+        "calibration": diagnosis.calibration(result),
+        "fidelity": fidelity(result),
+        "cost": sections.cost(result),
+        "curves": diagnosis.curves(result),
+        "made": _made(result),
+    }
+
+
+def _day(value: object) -> str:
+    """A timestamp as a day, or as it was written."""
+    written = text(value)
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        return written
+    return f"{moment.day} {moment:%B %Y}"
+
+
+def _seeds(result: Record) -> str:
+    """The seeds of the students, in the record's words."""
+    arms = mapping(result.get("arms"))
+    student = mapping(arms.get("kd") or next((arm for key, arm in arms.items() if key != "teacher"), {}))
+    return ", ".join(text(seed.get("seed"), MISSING) for seed in records(student.get("seeds")))
+
+
+def _facts(result: Record) -> list[str]:
+    """The line under the title: when, how long, how much was asked."""
+    seeds = len([seed for seed in _seeds(result).split(", ") if seed])
+    splits = mapping(result.get("splits"))
+    test = number(splits.get("test"))
+    facts = [
+        _day(result.get("started")),
+        f"took {duration(number(result.get('seconds')))}" if number(result.get("seconds")) is not None else "",
+        plural(seeds, "seed") if seeds else "",
+        plural(int(test), "test example") if test is not None else "",
+    ]
+    return [fact for fact in facts if fact]
+
+
+def _term(term: Record) -> str:
+    """A term of the objective: its weight, its name and what else is set."""
+    weight = number(term.get("weight"))
+    name = text(term.get("term"), "unnamed term")
+    others = [
+        f"{key} {value if isinstance(value, str | int | float) else json.dumps(value, default=str)}"
+        for key, value in term.items()
+        if key not in ("term", "weight") and value is not None
+    ]
+    scheduled = (
+        "" if weight is not None or term.get("weight") is None else json.dumps(term["weight"], default=str) + " × "
+    )
+    return (
+        (f"{weight:g} × " if weight is not None else scheduled) + name + (f" ({', '.join(others)})" if others else "")
+    )
+
+
+def _made(result: Record) -> dict[str, Any]:
+    """Where the numbers come from: the command, the splits, the versions, the config."""
+    provenance, splits, transfer = (mapping(result.get(key)) for key in ("provenance", "splits", "transfer"))
+
+    def counts(found: Record) -> str:
+        return ", ".join(
+            f"{text(value) and f'{value:,}'} {key}" for key, value in found.items() if number(value) is not None
+        )
+
+    facts: list[tuple[str, str]] = [
+        ("Objective", " + ".join(_term(term) for term in records(result.get("objective")))),
+        ("Transfer set", counts(transfer)),
+        ("Splits", counts(splits)),
+        ("Seeds", _seeds(result)),
+        ("Started", text(result.get("started"))),
+        ("Took", duration(number(result.get("seconds")))),
+        ("tutelage", text(result.get("tutelage"))),
+    ]
+    facts += [
+        (key.replace("_", " "), text(value))
+        for key, value in provenance.items()
+        if key not in ("command", "config") and text(value)
+    ]
+    facts.append(("config sha256", text(result.get("config_sha256"))))
+    return {
+        "facts": [(name, value or "not recorded") for name, value in facts],
+        "command": text(provenance.get("command")),
+        "config": text(provenance.get("config")),
+    }

@@ -1,0 +1,279 @@
+"""What each section of the page shows: numbers, sentences and charts made from the record, ready for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tutelage.report.charts import (
+    Row,
+    domain,
+    interval_chart,
+    key_mark,
+    share_bar,
+)
+from tutelage.report.record import Record, interval, mapping, number, records, text
+from tutelage.report.words import (
+    METRICS,
+    MISSING,
+    Arm,
+    amount,
+    arm_named,
+    bytes_text,
+    decimal,
+    difference,
+    flops_text,
+    gate_amount,
+    gate_name,
+    metric_named,
+    p_value,
+    plural,
+    reading,
+)
+
+View = dict[str, Any]
+
+TASK_METRICS = ("accuracy", "macro_f1", "nll", "brier", "ece")
+FIDELITY_METRICS = ("agreement", "kl", "negative_flips", "positive_flips")
+
+
+def arms_of(result: Record) -> list[tuple[Arm, Record]]:
+    """The arms: the teacher, the distilled student, its controls, then any other in the record's order."""
+    found = mapping(result.get("arms"))
+    order = [key for key in ("teacher", "kd", "scratch", "label_smoothing") if key in found]
+    order += [key for key in found if key not in order]
+    return [(arm_named(key), mapping(found[key])) for key in order]
+
+
+def arms_in(found: Record) -> list[Arm]:
+    """The arms that a part of the evidence speaks of, in the page's order."""
+    return [arm for arm, _ in arms_of({"arms": found})]
+
+
+def gates(result: Record) -> list[View]:
+    """Every gate with its state in a word."""
+    states = {True: "passed", False: "failed"}
+    return [
+        {
+            "name": gate_name(gate),
+            "state": states.get(gate.get("passed"), "undecided"),  # type: ignore[arg-type]
+            "value": gate_amount(gate, "value"),
+            "limit": gate_amount(gate, "limit"),
+            "why": text(gate.get("why"), "The record gives no reason."),
+        }
+        for gate in records(mapping(result.get("verdict")).get("gates"))
+    ]
+
+
+def seed_values(arm: Record, metric: str, part: str = "metrics") -> list[float]:
+    """A metric's value for each seed that has one."""
+    values = (number(mapping(seed.get(part)).get(metric)) for seed in records(arm.get("seeds")))
+    return [value for value in values if value is not None]
+
+
+def no_interval(arm: Record) -> str:
+    """Why an arm has no interval."""
+    count = len(records(arm.get("seeds")))
+    return "one seed, no interval" if count == 1 else "no interval recorded"
+
+
+def metric_cells(arm: Record, metrics: Sequence[str]) -> list[View]:
+    """An arm's mean and interval for each metric."""
+    means, intervals = mapping(arm.get("mean")), mapping(arm.get("ci95"))
+    cells: list[View] = []
+    for key in metrics:
+        metric, mean, ci = metric_named(key), number(means.get(key)), interval(intervals.get(key))
+        between = f"{amount(metric, ci[0])} to {amount(metric, ci[1])}" if ci else no_interval(arm)
+        cells.append({"mean": amount(metric, mean), "ci": between if mean is not None else "not measured"})
+    return cells
+
+
+def side_by_side(result: Record) -> View:
+    """Teacher, student and controls: the chart of accuracy, the table of metrics and the value of every seed."""
+    metric, rows, table = METRICS["accuracy"], list[Row](), list[View]()
+    said: list[str] = []
+    for arm, record in arms_of(result):
+        mean = number(mapping(record.get("mean")).get("accuracy"))
+        ci = interval(mapping(record.get("ci95")).get("accuracy"))
+        seeds = seed_values(record, "accuracy")
+        reads = amount(metric, mean) if mean is not None else "not measured"
+        said.append(f"{arm.name} {reads}" + (f" ({amount(metric, ci[0])} to {amount(metric, ci[1])})" if ci else ""))
+        rows.append(Row(arm.name, reads, mean, ci, seeds, arm.slot, arm.shape))
+        table.append(
+            {
+                "arm": arm,
+                "key": key_mark(arm.slot, arm.shape),
+                "description": text(record.get("description")),
+                "cells": metric_cells(record, TASK_METRICS),
+                "seeds": [
+                    {
+                        "seed": text(seed.get("seed"), MISSING),
+                        "steps": text(seed.get("steps"), MISSING),
+                        "seconds": decimal(seconds, 1)
+                        if (seconds := number(seed.get("seconds"))) is not None
+                        else MISSING,
+                        "cells": [
+                            amount(metric_named(key), number(mapping(seed.get("metrics")).get(key)))
+                            for key in TASK_METRICS
+                        ],
+                    }
+                    for seed in records(record.get("seeds"))
+                ],
+            }
+        )
+    methods = {
+        text(method)
+        for _, record in arms_of(result)
+        for key, method in mapping(record.get("ci_method")).items()
+        if key in TASK_METRICS
+    }
+    chart = interval_chart(
+        "chart-arms",
+        "Test accuracy of every arm",
+        "; ".join(said) + ". Whiskers are 95% intervals.",
+        rows,
+        lambda tick: f"{decimal(100 * tick, 0 if _whole(rows) else 1)}%",
+    )
+    return {"chart": chart, "table": table, "methods": sorted(methods - {""})}
+
+
+def _whole(rows: Sequence[Row]) -> bool:
+    """Whether the rows are far enough apart for ticks in whole per cent."""
+    low, high = domain(v for row in rows for v in (row.value, *(row.ci or ()), *row.seeds) if v is not None)
+    return high - low > 0.05
+
+
+READINGS = {
+    "better": "better",
+    "worse": "worse",
+    "chance": "cannot be told from chance",
+    "unproven": "not enough evidence",
+}
+
+
+def worth(result: Record) -> View:
+    """The comparisons: a chart of the differences in accuracy, and the table of all of them."""
+    metric, rows, table = METRICS["accuracy"], list[Row](), list[View]()
+    arms = mapping(result.get("arms"))
+    for found in records(result.get("comparisons")):
+        a, b = arm_named(text(found.get("a"), "?")), arm_named(text(found.get("b"), "?"))
+        its, value, ci = (
+            metric_named(text(found.get("metric"), "?")),
+            number(found.get("difference")),
+            interval(found.get("ci95")),
+        )
+        p, reads = number(found.get("p_value")), reading(found)
+        table.append(
+            {
+                "pair": f"{a.name} − {b.name[0].lower()}{b.name[1:]}",
+                "metric": its.name + ("" if its.higher_is_better else " (lower is better)"),
+                "difference": MISSING if value is None else difference(its, value),
+                "ci": "no interval"
+                if ci is None
+                else f"{difference(its, ci[0], unit=False)} to {difference(its, ci[1])}",
+                "p": p_value(p).removeprefix("p = ").removeprefix("p ") or MISSING,
+                "reading": reads,
+                "words": READINGS[reads],
+                "method": text(found.get("method"), "not recorded"),
+            }
+        )
+        if found.get("metric") == "accuracy":
+            written = "not measured" if value is None else f"{difference(metric, value)}: {READINGS[reads]}"
+            rows.append(
+                Row(f"against {b.phrase}", written, value, ci, paired(arms, a.key, b.key), b.slot, b.shape)
+                if a.key == "kd"
+                else Row(f"{a.name} − {b.name}", written, value, ci, paired(arms, a.key, b.key), a.slot, a.shape)
+            )
+    chart = None
+    if any(row.value is not None for row in rows):
+        said = "; ".join(f"{row.label}: {row.reading}" for row in rows)
+        chart = interval_chart(
+            "chart-worth",
+            "Differences in test accuracy",
+            f"{said}. Whiskers are 95% intervals; the vertical line is no difference.",
+            rows,
+            lambda tick: decimal(100 * tick, 0 if abs(100 * tick) >= 1 or tick == 0 else 1, signed=True),
+            zero=True,
+        )
+    return {"chart": chart, "table": table}
+
+
+def paired(arms: Record, a: str, b: str) -> list[float]:
+    """The difference in accuracy for each seed that both arms have; none where their seeds differ."""
+    by_seed: list[dict[str, float]] = []
+    for key in (a, b):
+        found: dict[str, float] = {}
+        for seed in records(mapping(arms.get(key)).get("seeds")):
+            value = number(mapping(seed.get("metrics")).get("accuracy"))
+            if value is not None:
+                found[text(seed.get("seed"))] = value
+        by_seed.append(found)
+    return (
+        [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0]] if by_seed[0].keys() == by_seed[1].keys() else []
+    )
+
+
+def cost(result: Record) -> View:
+    """Size and speed of the student beside the teacher."""
+    both = mapping(result.get("cost"))
+    teacher, student = mapping(both.get("teacher")), mapping(both.get("student"))
+    table = [
+        cost_row("Parameters", teacher.get("parameters"), student.get("parameters"), lambda v: f"{v:,.0f}", "fewer"),
+        cost_row("Size of the weights", teacher.get("bytes"), student.get("bytes"), bytes_text, "smaller"),
+        cost_row(
+            "Arithmetic an example",
+            teacher.get("flops_per_example"),
+            student.get("flops_per_example"),
+            flops_text,
+            "fewer",
+        ),
+    ]
+    batches = {**latencies(student), **latencies(teacher)}
+    for batch in sorted(batches, key=lambda b: (len(b), b)):
+        for key, name in (("p50", "median"), ("p95", "95th percentile")):
+            table.append(
+                cost_row(
+                    f"Latency at batch {batch}, {name}",
+                    latencies(teacher).get(batch, {}).get(key),
+                    latencies(student).get(batch, {}).get(key),
+                    lambda v: f"{decimal(v, 2)} ms",
+                    "faster",
+                )
+            )
+    provenance = mapping(result.get("provenance"))
+    threads = number(student.get("threads")) or number(teacher.get("threads")) or number(provenance.get("threads"))
+    where = " on ".join(
+        part for part in (plural(int(threads), "thread") if threads else "", text(provenance.get("cpu"))) if part
+    )
+    missing = " and ".join(f"the {who}" for who, its in (("teacher", teacher), ("student", student)) if not its)
+    return {"table": table if teacher or student else [], "where": where, "missing": missing}
+
+
+def latencies(cost: Record) -> dict[str, Record]:
+    """Latency by batch size, from the fuller table where there is one."""
+    found = {batch: mapping(value) for batch, value in mapping(cost.get("latency_ms_at")).items()}
+    single = mapping(cost.get("latency_ms"))
+    return found or ({text(single.get("batch"), "1"): single} if single else {})
+
+
+def cost_row(name: str, teacher: object, student: object, write: Any, verb: str) -> View:
+    """One quantity of both, and the student's as a share of the teacher's."""
+    t, s = number(teacher), number(student)
+    share = s / t if s is not None and t else None
+    words = "not known"
+    if share is not None:
+        times = 1 / share if 0 < share < 1 else share
+        more = {"fewer": "more", "smaller": "larger", "faster": "slower"}[verb]
+        about = 0.95 <= share <= 1.05 or share == 0
+        words = (
+            "about the same" if about else f"{decimal(times, 0 if times >= 10 else 1)}× {verb if share < 1 else more}"
+        )
+    return {
+        "name": name,
+        "teacher": "not measured" if t is None else write(t),
+        "student": "not measured" if s is None else write(s),
+        "share": MISSING if share is None else f"{decimal(100 * share, 1)}%",
+        "bar": None if share is None else share_bar(share),
+        "words": words,
+        "worse": share is not None and share > 1.05,
+    }

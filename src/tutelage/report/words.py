@@ -1,0 +1,297 @@
+"""Names, numbers and sentences in plain English: what the page says, without how it looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tutelage.report.record import Record, interval, mapping, number, records, text
+
+Unit = Literal["share", "nats", "plain"]
+Reading = Literal["better", "worse", "chance", "unproven"]
+
+MISSING = "—"
+#: Below this p-value (and with an interval clear of zero) a difference is told apart from chance.
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is named and written; a share (0 to 1) is written in per cent and its differences in points."""
+
+    name: str
+    unit: Unit
+    higher_is_better: bool
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", "share", True),
+    "macro_f1": Metric("macro-F1", "share", True),
+    "nll": Metric("NLL", "nats", False),
+    "brier": Metric("Brier score", "plain", False),
+    "ece": Metric("ECE", "plain", False),
+    "agreement": Metric("agreement", "share", True),
+    "kl": Metric("KL", "nats", False),
+    "negative_flips": Metric("negative flips", "share", False),
+    "positive_flips": Metric("positive flips", "share", True),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How an arm is named (in a heading, in a sentence, beside a curve) and drawn (colour slot, shape, dashes)."""
+
+    key: str
+    name: str
+    phrase: str
+    short: str
+    slot: str
+    shape: str
+    dash: str
+
+
+ARMS: dict[str, Arm] = {
+    "teacher": Arm("teacher", "Teacher", "the teacher", "teacher", "teacher", "diamond", "9 3 2 3"),
+    "kd": Arm("kd", "Distilled student", "the distilled student", "distilled", "kd", "circle", ""),
+    "scratch": Arm(
+        "scratch",
+        "Same student, labels alone",
+        "the same student trained on labels alone",
+        "labels alone",
+        "scratch",
+        "square",
+        "7 3",
+    ),
+    "label_smoothing": Arm(
+        "label_smoothing",
+        "Same student, label smoothing",
+        "the same student trained with label smoothing",
+        "smoothing",
+        "smoothing",
+        "triangle",
+        "2 3",
+    ),
+}
+
+
+def arm_named(key: str) -> Arm:
+    """The arm's names and looks; one that is not among the standard arms goes by its own key."""
+    plain = key.replace("_", " ")
+    return ARMS.get(key) or Arm(key, plain, f"the arm “{plain}”", plain[:14], "other", "cross", "4 2")
+
+
+def metric_named(key: str) -> Metric:
+    """The metric's name and unit; an unknown one is a plain number of which more is better."""
+    return METRICS.get(key) or Metric(key.replace("_", " "), "plain", True)
+
+
+def decimal(value: float, places: int, signed: bool = False) -> str:
+    """A number with at least ``places`` decimals, more where it would read as 0 and is not; a true minus sign."""
+    for digits in range(places, places + 4):
+        written = f"{abs(value):,.{digits}f}"
+        if value == 0 or float(written.replace(",", "")) != 0:
+            break
+    else:
+        written = f"{abs(value):.0e}"
+    sign = "−" if value < 0 else "+" if signed and value > 0 else ""
+    return sign + written
+
+
+def amount(metric: Metric, value: float | None) -> str:
+    """A metric's value with its unit, or a dash."""
+    if value is None:
+        return MISSING
+    return f"{decimal(100 * value, 1)}%" if metric.unit == "share" else decimal(value, 3)
+
+
+def difference(metric: Metric, value: float, signed: bool = True, unit: bool = True) -> str:
+    """A difference between two values of a metric: points for a share, nats for a log-loss."""
+    if metric.unit == "share":
+        return decimal(100 * value, 1, signed) + (" points" if unit else "")
+    return decimal(value, 3, signed) + (" nats" if unit and metric.unit == "nats" else "")
+
+
+def p_value(p: float | None) -> str:
+    """``p = 0.012``, or ``p < 0.001``, or nothing where there is none."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``, ``1,168 examples``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def bytes_text(value: float) -> str:
+    """A size in decimal units: 4,050,000 bytes is 4.05 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}" if value < 1000 * scale else f"{value / scale:,.0f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def flops_text(value: float) -> str:
+    """A count of floating-point operations: 2.1 MFLOP."""
+    for unit, scale in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("kFLOP", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}" if value < 1000 * scale else f"{value / scale:,.0f} {unit}"
+    return f"{value:,.0f} FLOP"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them."""
+    if seconds is None:
+        return MISSING
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def reading(comparison: Record) -> Reading:
+    """What a comparison proves. An interval that touches zero, or a single seed, never proves anything."""
+    ci, p, seeds = interval(comparison.get("ci95")), number(comparison.get("p_value")), number(comparison.get("seeds"))
+    if ci is None or number(comparison.get("difference")) is None or (seeds is not None and seeds < 2):
+        return "unproven"
+    if ci[0] <= 0 <= ci[1] or (p is not None and p >= ALPHA):
+        return "chance"
+    better = metric_named(text(comparison.get("metric"))).higher_is_better
+    if isinstance(comparison.get("higher_is_better"), bool):
+        better = bool(comparison["higher_is_better"])
+    return "better" if (ci[0] > 0) == better else "worse"
+
+
+def find_comparison(result: Record, a: str, b: str, metric: str = "accuracy") -> Record | None:
+    """The comparison of two arms in a metric, or None where the record has none."""
+    for found in records(result.get("comparisons")):
+        if (found.get("a"), found.get("b"), found.get("metric")) == (a, b, metric):
+            return found
+    return None
+
+
+def evidence(comparison: Record) -> str:
+    """``95% interval +3.1 to +6.7 points, p = 0.002, 5 seeds × 359 test examples``: what a difference rests on."""
+    metric, ci = metric_named(text(comparison.get("metric"))), interval(comparison.get("ci95"))
+    parts: list[str] = []
+    if ci is not None:
+        parts.append(f"95% interval {difference(metric, ci[0], unit=False)} to {difference(metric, ci[1])}")
+    parts.append(p_value(number(comparison.get("p_value"))))
+    counts = [
+        plural(int(count), noun)
+        for count, noun in (
+            (number(comparison.get("seeds")), "seed"),
+            (number(comparison.get("examples")), "test example"),
+        )
+        if count is not None
+    ]
+    parts.append(" × ".join(counts))
+    return ", ".join(part for part in parts if part)
+
+
+def headline(result: Record) -> str:
+    """One sentence on what the teacher was worth, made from the comparison of the distilled student with its control."""
+    found = find_comparison(result, "kd", "scratch")
+    value = number(found.get("difference")) if found else None
+    if found is None or value is None:
+        return (
+            "What the teacher was worth cannot be told: this run has no control arm, "
+            "the same student trained on labels alone, to compare with."
+        )
+    metric = METRICS["accuracy"]
+    gain, control, basis = difference(metric, value), ARMS["scratch"].phrase, evidence(found)
+    match reading(found):
+        case "better":
+            return f"Distillation is worth {gain} of accuracy over {control} ({basis})."
+        case "worse":
+            return f"Distillation is worse: it costs {difference(metric, abs(value))[1:]} of accuracy against {control} ({basis})."
+        case "chance":
+            return f"Distillation gained nothing that can be told from chance: {gain} of accuracy against {control} ({basis})."
+        case "unproven":
+            seeds = number(found.get("seeds"))
+            why = "one seed proves nothing" if seeds is not None and seeds < 2 else "there is no interval around it"
+            return f"Not enough evidence: the distilled student scored {gain} of accuracy against {control}, but {why} ({basis})."
+
+
+def against_teacher(result: Record) -> str:
+    """How far the student is from its teacher, and how much smaller and faster it is; empty where nothing is known."""
+    arms = mapping(result.get("arms"))
+    teacher, kd = (number(mapping(mapping(arms.get(a)).get("mean")).get("accuracy")) for a in ("teacher", "kd"))
+    costs = [mapping(mapping(result.get("cost")).get(who)) for who in ("student", "teacher")]
+    parts: list[str] = []
+    if teacher is not None and kd is not None:
+        gap = kd - teacher
+        side = "the same as" if gap == 0 else "below" if gap < 0 else "above"
+        parts.append(
+            f"The student’s accuracy, {amount(METRICS['accuracy'], kd)}, is "
+            + ("" if gap == 0 else difference(METRICS["accuracy"], abs(gap), signed=False) + " ")
+            + f"{side} its teacher’s"
+        )
+    sizes = [number(cost.get("parameters")) for cost in costs]
+    speeds = [number(mapping(cost.get("latency_ms")).get("p50")) for cost in costs]
+    ratios: list[str] = []
+    if sizes[0] is not None and sizes[1]:
+        ratios.append(f"{decimal(100 * sizes[0] / sizes[1], 1)}% of its parameters")
+    if speeds[0] is not None and speeds[1]:
+        batch = text(mapping(costs[0].get("latency_ms")).get("batch"), "1")
+        ratios.append(f"{decimal(100 * speeds[0] / speeds[1], 0)}% of its median latency at batch {batch}")
+    if ratios:
+        parts.append(("with " if parts else "The student has ") + " and ".join(ratios))
+    return ", ".join(parts) + "." if parts else ""
+
+
+def because(result: Record) -> str:
+    """The decision in terms of the gates: how many passed, which failed and which stay open."""
+    gates = records(mapping(result.get("verdict")).get("gates"))
+    if not gates:
+        return "No gates were set, so nothing in particular was asked of the student."
+    failed = [gate_name(gate) for gate in gates if gate.get("passed") is False]
+    undecided = [gate_name(gate) for gate in gates if gate.get("passed") is None]
+    if not failed and not undecided:
+        return "The one gate passed." if len(gates) == 1 else f"All {len(gates)} gates passed."
+    said = [f"Failed: {', '.join(failed)}."] if failed else []
+    said += [f"Undecided for want of evidence: {', '.join(undecided)}."] if undecided else []
+    return " ".join(said)
+
+
+@dataclass(frozen=True)
+class GateWords:
+    """A gate's name in words, the metric its value is written in, and how its limit reads."""
+
+    name: str
+    kind: Literal["difference", "ratio", "value"]
+    metric: str
+    limit: str
+
+
+GATES: dict[str, GateWords] = {
+    "accuracy_drop_vs_teacher": GateWords("accuracy lost against the teacher", "difference", "accuracy", "at most"),
+    "gain_over_scratch": GateWords("gain over labels alone", "difference", "accuracy", "more than"),
+    "gain_over_label_smoothing": GateWords("gain over label smoothing", "difference", "accuracy", "more than"),
+    "size_ratio": GateWords("size against the teacher", "ratio", "", "at most"),
+    "latency_ratio": GateWords("latency against the teacher", "ratio", "", "at most"),
+    "ece": GateWords("calibration error (ECE)", "value", "ece", "at most"),
+    "negative_flips": GateWords("negative flips", "value", "negative_flips", "at most"),
+}
+
+
+def gate_name(gate: Record) -> str:
+    """The gate's name in words."""
+    key = text(gate.get("name"), "unnamed gate")
+    return GATES[key].name if key in GATES else key.replace("_", " ")
+
+
+def gate_amount(gate: Record, key: str) -> str:
+    """The gate's value or limit (``key``) in its own unit."""
+    value, words = number(gate.get(key)), GATES.get(text(gate.get("name")))
+    if value is None:
+        return "not measured" if key == "value" else "none"
+    if words is None:
+        written = decimal(value, 3)
+    elif words.kind == "difference":
+        written = difference(METRICS[words.metric], value, signed=key == "value" and words.limit == "more than")
+    elif words.kind == "ratio":
+        written = f"{decimal(100 * value, 1)}% of the teacher’s"
+    else:
+        written = amount(METRICS[words.metric], value)
+    return f"{words.limit} {written}" if words and key == "limit" else written
