@@ -27,23 +27,35 @@ def class_logits(model: nn.Module, inputs: Inputs) -> Tensor:
         inputs: a tensor ``[B, ...]`` or a mapping of tensors ``[B, ...]``.
 
     Raises:
-        ModelError: what it returned holds no logits ``[B, C]``.
+        ModelError: what it returned holds no floating-point logits ``[B, C]``, or its ``forward`` needs a keyword that the
+            inputs lack.
     """
     if isinstance(inputs, Mapping):
-        accepted = _accepted_names(type(_unwrapped(model)))
+        kind = type(unwrapped(model))
+        accepted, required = _keywords(kind)
+        if not required <= inputs.keys():
+            raise ModelError(
+                f"{kind.__name__}.forward needs {', '.join(sorted(required - inputs.keys()))}, the view gives "
+                f"{', '.join(map(repr, inputs))}, which are passed as keyword arguments: name the view's tensors after them"
+            )
         output = model(**{name: value for name, value in inputs.items() if accepted is None or name in accepted})
     else:
         output = model(inputs)
     logits = _find_logits(output)
     if logits is None:
         raise ModelError(
-            f"{type(_unwrapped(model)).__name__} returned {_describe(output)}, expected a tensor, a mapping or an object with "
+            f"{type(unwrapped(model)).__name__} returned {_describe(output)}, expected a tensor, a mapping or an object with "
             "'logits', or a tuple that begins with a tensor: wrap the model so that its forward returns the class logits"
         )
     if logits.ndim != 2:
         raise ModelError(
-            f"{type(_unwrapped(model)).__name__} gave logits of shape {tuple(logits.shape)}, expected [examples, classes]: another "
+            f"{type(unwrapped(model)).__name__} gave logits of shape {tuple(logits.shape)}, expected [examples, classes]: another "
             "axis would be taken for classes and the wrong things compared; reshape inside the model"
+        )
+    if not logits.is_floating_point():
+        raise ModelError(
+            f"{type(unwrapped(model)).__name__} gave {logits.dtype}, expected floating-point logits: class numbers or counts are no "
+            "distribution; return the scores before the argmax"
         )
     return logits
 
@@ -62,24 +74,26 @@ def _find_logits(output: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The user's own module, inside DDP's or ``torch.compile``'s wrapper."""
     while True:
-        inner = getattr(model, "_orig_mod", None) or (model.module if hasattr(model, "device_ids") else None)
+        name = "_orig_mod" if hasattr(model, "_orig_mod") else "module" if hasattr(model, "device_ids") else ""
+        inner = getattr(model, name, None)
         if not isinstance(inner, nn.Module):
             return model
         model = inner
 
 
 @lru_cache(maxsize=256)
-def _accepted_names(kind: type[nn.Module]) -> frozenset[str] | None:
-    """Names ``forward`` takes, or None where it takes any keyword."""
-    parameters = inspect.signature(kind.forward).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        # A Hugging Face forward names what it uses and sends the rest on, where an unknown name is an error or ignored.
-        named = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-        return frozenset(named) if "input_ids" in named or "pixel_values" in named else None
-    return frozenset(parameter.name for parameter in parameters)
+def _keywords(kind: type[nn.Module]) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """The names ``forward`` takes, or None where it takes any keyword; and those it cannot do without."""
+    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = frozenset(p.name for p in parameters if p.kind in by_name)
+    required = frozenset(p.name for p in parameters if p.kind in by_name and p.default is inspect.Parameter.empty)
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    # A Hugging Face forward names what it uses and sends the rest on, where an unknown name is an error or ignored.
+    return None if takes_any and not named & {"input_ids", "pixel_values"} else named, required
 
 
 def _describe(output: Any) -> str:

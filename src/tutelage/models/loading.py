@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,20 +24,20 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError
 
-_PICKLED = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
-
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from. At least one of ``python`` and ``hub``; ``checkpoint`` loads weights into it.
+    """Where a model comes from. Exactly one of ``python`` and ``hub``; ``checkpoint`` loads weights into it.
 
     Args:
         python: ``"file.py:function"``, relative to ``folder``; the function builds the module.
         arguments: keyword arguments of that function, or the config overrides of a hub model (e.g. ``num_labels``).
-        hub: a Hugging Face model id or a folder that ``from_pretrained`` reads; loaded as a sequence or image classifier.
+        hub: a Hugging Face model id or a folder that ``from_pretrained`` reads; loaded as a sequence or image classifier,
+            in float32 whatever the file holds, unless ``arguments`` has another ``dtype``.
         revision: the hub revision (a commit hash pins it).
         checkpoint: a ``.safetensors`` file of weights for the module.
-        allow_pickle: read a pickled ``checkpoint`` (``.pt``, ``.pth``, ``.bin``), which can run code.
+        allow_pickle: read pickled weights (a ``checkpoint`` that is not ``.safetensors``, a hub folder's
+            ``pytorch_model.bin``), which can run code.
         folder: what relative paths are relative to.
     """
 
@@ -60,7 +62,7 @@ def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0) -> nn.
         ModelError: the weights do not fit, are damaged, or are pickled without ``allow_pickle``.
     """
     if not isinstance(source, ModelSource):
-        source = ModelSource(**source)
+        source = _from_mapping(source)
     if (source.python is None) == (source.hub is None):
         raise ConfigError(
             "a model needs exactly one of 'python: file.py:function' and 'hub: id-or-folder'"
@@ -70,43 +72,96 @@ def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0) -> nn.
                 else ""
             )
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _from_python(source) if source.python is not None else _from_hub(source)
+    if source.revision is not None and source.hub is None:
+        raise ConfigError(
+            f"'revision: {source.revision}' pins a hub model, but the model is {source.python!r}; drop it"
+        )
+    model = _from_python(source, seed) if source.python is not None else _from_hub(source, seed)
     if source.checkpoint is not None:
         load_weights(model, source.folder / source.checkpoint, allow_pickle=source.allow_pickle)
     return model
 
 
+def _from_mapping(source: Mapping[str, Any]) -> ModelSource:
+    known = [item.name for item in fields(ModelSource)]
+    for key in source:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"a model has no key {key!r}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}")
+            )
+    fields_given: dict[str, Any] = {**source, "folder": Path(source.get("folder", "."))}
+    return ModelSource(**fields_given)
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None]:
+    """Torch's generators seeded inside, as before outside."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
 def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
     """Load every weight of ``path`` into ``model``; a missing, surplus or misshapen one is an error, never skipped."""
     state = _read_weights(path, allow_pickle=allow_pickle)
+    own: dict[str, Any] = model.state_dict(keep_vars=True)
+    given = {_place(own[name]) for name in state if name in own}
     try:
-        model.load_state_dict(state)
+        keys = model.load_state_dict(state, strict=False)
+        # of tensors that layers share, a file written by save_student holds one
+        missing = [name for name in keys.missing_keys if _place(own[name]) not in given]
+        wrong = [f"{len(missing)} are missing ({', '.join(missing[:4])})"] if missing else []
+        surplus = keys.unexpected_keys
+        wrong += [f"{len(surplus)} are unknown to it ({', '.join(surplus[:4])})"] if surplus else []
     except RuntimeError as error:
+        wrong = [str(error)]
+    if wrong:
         raise ModelError(
-            f"the weights in {path} do not fit {type(model).__name__}: {error}. Loading only those that fit would leave the "
-            "others random; give the checkpoint of this very architecture"
-        ) from error
+            f"the weights in {path} do not fit {type(model).__name__}: {' and '.join(wrong)}. Loading only those that fit would "
+            "leave the others random; give the checkpoint of this very architecture"
+        )
+
+
+def _place(value: Any) -> object:
+    """What two names of one tensor have in common."""
+    if isinstance(value, Tensor) and value.numel():
+        return value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride()
+    return id(value)
 
 
 def _read_weights(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(f"checkpoint {path} does not exist; paths are relative to the config's folder")
-    if path.suffix in _PICKLED:
+    if path.suffix != ".safetensors":
         if not allow_pickle:
             raise ModelError(
-                f"{path.name} is a pickle, which can run any code when it is read: save the weights with safetensors, or, if "
-                "you trust whoever made it, say so with 'allow_pickle: true' beside the checkpoint"
+                f"{path.name} is no .safetensors file but a pickle, which can run any code when it is read: save the weights with "
+                "safetensors, or, if you trust whoever made it, say so with 'allow_pickle: true' beside the checkpoint"
             )
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return loaded.get("state_dict", loaded)
+        return _read_pickle(path)
     try:
         return load_file(path)
     except SafetensorError as error:
         raise ModelError(
             f"{path} is not a readable safetensors file ({error}): it may be cut short; copy it again"
         ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever the damaged or foreign bytes lead it to
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{path} could not be read as pickled weights: {reason} Expected a state dict of tensors, not cut short, and not a "
+            "whole pickled module; save module.state_dict()"
+        ) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{path} holds a {type(state).__name__}, expected a state dict of tensors")
+    return dict(state)
 
 
 def import_from_file(reference: str, folder: Path) -> Any:
@@ -155,7 +210,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _from_python(source: ModelSource) -> nn.Module:
+def _from_python(source: ModelSource, seed: int) -> nn.Module:
     assert source.python is not None
     build: Callable[..., Any] = import_from_file(source.python, source.folder)
     if not callable(build):
@@ -163,29 +218,52 @@ def _from_python(source: ModelSource) -> nn.Module:
             f"{source.python!r} is a {type(build).__name__}, expected a function that returns an nn.Module"
         )
     try:
-        model = build(**source.arguments)
+        inspect.signature(build).bind(**source.arguments)
     except TypeError as error:
-        raise ConfigError(f"{source.python!r} could not be called with {dict(source.arguments)}: {error}") from error
+        raise ConfigError(
+            f"{source.python!r} cannot be called with arguments {dict(source.arguments)}: {error}; its signature is "
+            f"{inspect.signature(build)}"
+        ) from error
+    # the file is imported by now: what it drew at its first import does not shift the weights
+    with _seeded(seed):
+        model = build(**source.arguments)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{source.python!r} returned a {type(model).__name__}, expected an nn.Module")
     return model
 
 
-def _from_hub(source: ModelSource) -> nn.Module:
+def _from_hub(source: ModelSource, seed: int) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     assert source.hub is not None
     local = source.folder / source.hub
     name = str(local) if local.is_dir() else source.hub
     try:
-        config = AutoConfig.from_pretrained(name, revision=source.revision, **source.arguments)
+        config, unused = AutoConfig.from_pretrained(
+            name, revision=source.revision, trust_remote_code=False, return_unused_kwargs=True, **source.arguments
+        )
+        if unused:
+            raise ConfigError(
+                f"'hub: {source.hub}': the config of {type(config).__name__} has no {', '.join(map(repr, unused))}, which would be "
+                "ignored; correct the name in 'arguments'"
+            )
         images = type(config) in AutoModelForImageClassification._model_mapping  # pyright: ignore[reportPrivateUsage]
         kind = AutoModelForImageClassification if images else AutoModelForSequenceClassification
-        return kind.from_pretrained(
-            name, config=config, revision=source.revision, use_safetensors=not source.allow_pickle or None
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with _seeded(seed):
+            return kind.from_pretrained(
+                name,
+                config=config,
+                revision=source.revision,
+                trust_remote_code=False,
+                use_safetensors=not source.allow_pickle or None,
+                # by default the file's own dtype is kept, and a student would be trained in bare bfloat16
+                dtype=source.arguments.get("dtype", "float32"),
+            )
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"'hub: {source.hub}' could not be loaded: {error}. Expected the id of a model on the hub (reachable, or already "
-            f"in the cache when offline) or a folder; {local} is {'a' if local.is_dir() else 'not a'} folder"
+            f"in the cache when offline) or a folder; {local} is {'a' if local.is_dir() else 'not a'} folder. Weights are read "
+            "from safetensors unless 'allow_pickle: true', and must have the shapes that the config and 'arguments' say"
         ) from error

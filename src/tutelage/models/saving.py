@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_safetensors
 from safetensors.torch import save_model as save_safetensors
 from torch import nn
+
+from tutelage.errors import ModelError
+from tutelage.models.calling import unwrapped
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -15,10 +20,11 @@ def save_student(model: nn.Module, folder: Path, processing: Any = None) -> Path
     """Save ``model`` into ``folder``: a Hugging Face folder where it is one, else ``model.safetensors``.
 
     Args:
-        model: the trained module; tensors that layers share are stored once.
+        model: the trained module, out of any DDP or ``torch.compile`` wrapper; tensors that layers share are stored once.
         folder: created where it is missing.
         processing: a tokenizer or image processor to save beside it, or None.
     """
+    model = unwrapped(model)  # a wrapper's prefix in the weights' names would fit no model
     folder.mkdir(parents=True, exist_ok=True)
     save_pretrained = getattr(model, "save_pretrained", None)
     if save_pretrained is not None:
@@ -28,3 +34,20 @@ def save_student(model: nn.Module, folder: Path, processing: Any = None) -> Path
     if processing is not None:
         processing.save_pretrained(folder)
     return folder
+
+
+def load_student(model: nn.Module, folder: Path) -> nn.Module:
+    """Load what :func:`save_student` left in ``folder`` into a module of the same architecture, and return it.
+
+    Raises:
+        ModelError: the weights are not those of this architecture.
+    """
+    try:
+        missing, unexpected = load_safetensors(model, str(folder / WEIGHTS_FILE), strict=True)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise ModelError(f"the model in {folder} could not be loaded into {type(model).__name__}: {error}") from error
+    if missing or unexpected:
+        raise ModelError(
+            f"{folder} lacks {sorted(missing)} and has {sorted(unexpected)} too much for {type(model).__name__}"
+        )
+    return model

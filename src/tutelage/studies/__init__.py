@@ -1,0 +1,7 @@
+"""Arms × seeds → records → verdict."""
+
+from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.gates import Gates, judge
+from tutelage.studies.study import Study, TeacherTraining
+
+__all__ = ["Gates", "Progress", "Silent", "Study", "TeacherTraining", "judge"]

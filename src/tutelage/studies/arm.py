@@ -1,0 +1,257 @@
+"""One arm with one seed: train, predict, commit. Cut off anywhere, it continues; once committed, it is never run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import EvalPrediction, PrinterCallback, TrainerCallback
+
+from tutelage.data import TransferSet
+from tutelage.errors import CheckpointError
+from tutelage.evaluation import classification_metrics
+from tutelage.models import class_logits
+from tutelage.models.saving import save_student
+from tutelage.objectives import Objective
+from tutelage.teachers import Teacher
+from tutelage.training import DistillationArguments, DistillationTrainer
+from tutelage.training.checkpoints import compare_fingerprints, write_atomically
+
+RECORD = "record.json"
+PREDICTIONS = "predictions.safetensors"
+CHECKPOINTS = "checkpoints"
+
+#: What a study uses where the user's ``training`` says nothing: regular looks and checkpoints, nothing printed.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "logging_strategy": "steps",
+    "logging_steps": 0.02,
+    "eval_strategy": "steps",
+    "eval_steps": 0.05,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "per_device_eval_batch_size": 512,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+class Progress(Protocol):
+    """Who wants to know how far a study is."""
+
+    def started(self, what: str, total_steps: int, steps_done: int) -> None:
+        """A training begins, or goes on at ``steps_done``."""
+        ...
+
+    def advanced(self, steps_done: int) -> None:
+        """It has made so many steps."""
+        ...
+
+    def finished(self, what: str, outcome: str) -> None:
+        """It is done, now or in an earlier run."""
+        ...
+
+
+class Silent:
+    """Nobody does."""
+
+    def started(self, what: str, total_steps: int, steps_done: int) -> None:
+        """Say nothing."""
+
+    def advanced(self, steps_done: int) -> None:
+        """Say nothing."""
+
+    def finished(self, what: str, outcome: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """What one arm with one seed left behind.
+
+    Args:
+        arm: its name.
+        seed: its seed.
+        seconds: wall-clock seconds of training, in the session that finished it.
+        steps: optimiser steps.
+        log: the trainer's log lines.
+        test_logits: ``[N, C]`` float32 on the test split.
+        folder: where the student lies.
+    """
+
+    arm: str
+    seed: int
+    seconds: float
+    steps: int
+    log: list[dict[str, Any]]
+    test_logits: NDArray[np.float32]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """Everything that decides one arm with one seed.
+
+    Args:
+        arm: its name.
+        seed: of initialisation, data order and dropout.
+        folder: where it is left.
+        build: makes the fresh student.
+        objective: what it minimises.
+        training: arguments of :class:`DistillationArguments`, by name.
+        train, validation, test: the splits, as this model sees them.
+        teacher: gives the teacher when it is first needed; None for an arm without one.
+        processing: saved beside the student (a tokenizer), or None.
+        fingerprint: more facts that must not change between a run and its resumption.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+    build: Callable[[], nn.Module]
+    objective: Objective
+    training: Mapping[str, Any]
+    train: TransferSet
+    validation: TransferSet
+    test: TransferSet
+    teacher: Callable[[], Teacher] | None = None
+    processing: Any = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
+    """Train one arm with one seed, or continue it, or read what it left if it is done.
+
+    Raises:
+        CheckpointError: it was begun or done with other settings; the message shows the difference.
+    """
+    name = plan.arm if plan.folder.name == plan.arm else f"{plan.arm}, seed {plan.seed}"
+    student = build_seeded(plan.build, plan.seed)
+    needs_teacher = "teacher.logits" in plan.objective.needs
+    done = read_arm(plan.folder)
+    arguments: dict[str, Any] = {**TRAINING_DEFAULTS, **plan.training, "seed": plan.seed, "data_seed": plan.seed}
+    trainer = DistillationTrainer(
+        model=student,
+        args=DistillationArguments(output_dir=str(plan.folder / CHECKPOINTS), **arguments),
+        objective=plan.objective,
+        train_dataset=plan.train,
+        eval_dataset=plan.validation,
+        teacher=plan.teacher() if needs_teacher and plan.teacher is not None and done is None else None,
+        fingerprint={"initial_weights": weights_digest(student), **plan.fingerprint},
+        compute_metrics=_validation_metrics,
+        callbacks=[_Reporter(name, progress)],
+    )
+    if done is not None:
+        run, fingerprint = done
+        compare_fingerprints(fingerprint, trainer.fingerprint, plan.folder)
+        progress.finished(name, "done in an earlier run")
+        return run
+    trainer.remove_callback(PrinterCallback)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=True)
+    seconds = time.perf_counter() - started
+    logits = predict(student, plan.test)
+    run = ArmRun(
+        plan.arm, plan.seed, seconds, trainer.state.global_step, trainer.state.log_history, logits.numpy(), plan.folder
+    )
+    _commit(run, student, plan, trainer.fingerprint)
+    accuracy = float((logits.argmax(1) == plan.test.known_labels).float().mean())
+    progress.finished(name, f"test accuracy {accuracy:.1%} after {run.steps} steps, {seconds:.0f} s")
+    return run
+
+
+def read_arm(folder: Path) -> tuple[ArmRun, Mapping[str, Any]] | None:
+    """What an arm left, with its fingerprint; None where it is not done."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        logits = load_file(folder / PREDICTIONS)["logits"]
+        run = ArmRun(
+            record["arm"], record["seed"], record["seconds"], record["steps"], record["log"], logits.numpy(), folder
+        )
+        return run, record["fingerprint"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} or {PREDICTIONS} beside it cannot be read ({error}): remove {folder} to train it anew"
+        ) from error
+
+
+def build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A fresh model whose initialisation depends on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def predict(model: nn.Module, transfer_set: TransferSet, batch_size: int = 512) -> Tensor:
+    """Logits ``[N, C]``, float32 on the CPU, in eval mode and without augmentation."""
+    plain = transfer_set.for_evaluation()
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    model.eval()
+    parts: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(plain), batch_size):
+            inputs = plain.batch(torch.arange(start, min(start + batch_size, len(plain))))["student"]
+            moved = inputs.to(device) if isinstance(inputs, Tensor) else {k: v.to(device) for k, v in inputs.items()}
+            parts.append(class_logits(model, moved).float().cpu())
+    model.train(was_training)
+    return torch.cat(parts).clone()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A short hash of a model's parameters and buffers."""
+    digest = sha256()
+    for name, values in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping[str, Any]) -> None:
+    save_student(student, run.folder, plan.processing)
+    save_file(
+        {"ids": plan.test.ids, "labels": plan.test.known_labels, "logits": torch.from_numpy(run.test_logits)},
+        str(run.folder / PREDICTIONS),
+    )
+    record = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "seconds": run.seconds,
+        "steps": run.steps,
+        "fingerprint": dict(fingerprint),
+        "log": run.log,
+    }
+    write_atomically(run.folder / RECORD, json.dumps(record, indent=1, sort_keys=True))
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+
+
+class _Reporter(TrainerCallback):
+    """Passes the trainer's steps on to whoever watches the study."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name = name
+        self._progress = progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._progress.started(self._name, state.max_steps, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._progress.advanced(state.global_step)

@@ -1,0 +1,7 @@
+"""``transformers.Trainer`` with a teacher: exact reductions, checkpoints that commit, resumption bit for bit."""
+
+from tutelage.training.arguments import DistillationArguments
+from tutelage.training.checkpoints import latest_checkpoint, verify_checkpoint
+from tutelage.training.trainer import DistillationTrainer
+
+__all__ = ["DistillationArguments", "DistillationTrainer", "latest_checkpoint", "verify_checkpoint"]

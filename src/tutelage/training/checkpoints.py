@@ -1,0 +1,139 @@
+"""Checkpoints that commit: written aside, flushed, listed with hashes, and only then given their name.
+
+A checkpoint folder exists under its final name only when every byte of it is on disk. One that was damaged later is
+found by its manifest and never resumed from; the one before it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+STAGING = ".checkpoint-being-written"
+PREFIX = "checkpoint-"
+
+#: What a run is, as far as its weights are concerned: resuming under another fingerprint is refused.
+Fingerprint = Mapping[str, Any]
+
+
+def commit_checkpoint(staged: Path, final: Path, fingerprint: Fingerprint) -> None:
+    """Flush every file of ``staged``, add the manifest, and rename it to ``final`` in one step.
+
+    A folder that already stands at ``final`` is replaced: it is the same step of the same run, written before a crash.
+    """
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    manifest = {
+        "fingerprint": dict(fingerprint),
+        "files": {
+            str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        },
+    }
+    (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    for path in [*files, staged / MANIFEST]:
+        _flush(path)
+    _flush(staged)
+    if final.exists():
+        shutil.rmtree(final)
+    staged.rename(final)
+    _flush(final.parent)
+
+
+def verify_checkpoint(folder: Path) -> Fingerprint:
+    """Check every file of a checkpoint against its manifest, and return the fingerprint of the run that wrote it.
+
+    Raises:
+        CheckpointError: there is no manifest, or a file is missing, cut short or altered.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        fingerprint: Fingerprint = manifest["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} has no readable {MANIFEST} ({error}): it was not written to its end"
+        ) from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, though the manifest lists it; resume from an earlier checkpoint")
+        if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
+            raise CheckpointError(
+                f"{path} is not what was written (its hash differs); resume from an earlier checkpoint"
+            )
+    return fingerprint
+
+
+def latest_checkpoint(output_dir: Path) -> tuple[Path | None, dict[Path, CheckpointError]]:
+    """The newest checkpoint that verifies, or None, and why each newer one does not."""
+    numbered = sorted(
+        (
+            (int(path.name.removeprefix(PREFIX)), path)
+            for path in (output_dir.glob(f"{PREFIX}*") if output_dir.is_dir() else [])
+            if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()
+        ),
+        reverse=True,
+    )
+    damaged: dict[Path, CheckpointError] = {}
+    for _, path in numbered:
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            damaged[path] = error
+        else:
+            return path, damaged
+    return None, damaged
+
+
+def compare_fingerprints(then: Fingerprint, now: Fingerprint, where: Path) -> None:
+    """Refuse to go on with a run that has become another one.
+
+    Raises:
+        CheckpointError: lists what the checkpoint says and what is asked for now.
+    """
+    now = json.loads(json.dumps(now))
+    changed = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+    if changed:
+        lines = "\n".join(f"  {key}: {then.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in changed)
+        raise CheckpointError(
+            f"{where} was written by a run that differs from this one:\n{lines}\nGoing on would mix the two into a model that neither "
+            "describes. Restore the settings, or start anew in another folder"
+        )
+
+
+def clear_staging(output_dir: Path) -> None:
+    """Remove what a crash left half written."""
+    shutil.rmtree(output_dir / STAGING, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text(text)
+    _flush(aside)
+    aside.rename(path)
+    _flush(path.parent)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+"""Batches by (seed, epoch): the order of the examples is never a matter of global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from tutelage.data import Batch, TransferSet
+
+
+def already_batched(batch: Batch) -> Batch:
+    """The collate function of a set that is fetched a batch at a time."""
+    return batch
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batch sampler: each epoch's permutation is a function of (seed, epoch), and each process takes its own share.
+
+    All processes make the same number of batches; the last global batch is shared out as evenly as it goes, and
+    padded from the epoch's first examples only where there are fewer examples than processes.
+
+    Args:
+        transfer_set: what to draw from.
+        batch_size: examples per process and batch.
+        seed: of the permutation.
+        drop_last: leave out a last batch that is not full.
+        shuffle: False for the set's own order.
+        rank, world_size: this process and how many there are.
+    """
+
+    def __init__(
+        self,
+        transfer_set: TransferSet,
+        batch_size: int,
+        seed: int,
+        *,
+        drop_last: bool = False,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.transfer_set = transfer_set
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        together = self.batch_size * self.world_size
+        whole, rest = divmod(len(self.transfer_set), together)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        count = len(self.transfer_set)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(count, generator=generator)
+        else:
+            order = torch.arange(count)
+        keys = (order + self.transfer_set.key(0, self.epoch)).tolist()
+        together = self.batch_size * self.world_size
+        for start in range(0, len(self) * together, together):
+            chunk = keys[start : start + together]
+            if len(chunk) < self.world_size:
+                chunk += keys[: self.world_size - len(chunk)]
+            low = len(chunk) * self.rank // self.world_size
+            high = len(chunk) * (self.rank + 1) // self.world_size
+            yield chunk[low:high]
+
+
+class EpochLoader(DataLoader[Batch]):
+    """A ``DataLoader`` that passes the epoch on to its batches, and leaves the global generator alone."""
+
+    def __init__(
+        self, batches: EpochBatches, *, workers: int = 0, pin_memory: bool = False, persistent: bool = False
+    ) -> None:
+        super().__init__(
+            batches.transfer_set,
+            batch_sampler=batches,
+            collate_fn=already_batched,  # pyright: ignore[reportArgumentType]
+            num_workers=workers,
+            pin_memory=pin_memory,
+            persistent_workers=persistent and workers > 0,
+            generator=torch.Generator(),
+        )
+        self._batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self._batches.set_epoch(epoch)
