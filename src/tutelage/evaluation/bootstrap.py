@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tutelage.errors import ConfigError, DataError
 from tutelage.evaluation.inputs import Floats
-from tutelage.evaluation.significance import EXAMPLES_ONLY, Estimate, crossed_variance, t_interval
+from tutelage.evaluation.significance import EXAMPLES_ONLY, Estimate, Spread, crossed_spreads, t_interval
 
 BOOTSTRAP = "examples bootstrapped, crossed with seeds, Satterthwaite t"
 
@@ -27,10 +27,12 @@ def bootstrap_interval(
 
     The same examples are drawn for every seed (they are crossed), and the three parts of the variance are those of
     `crossed_interval`: the statistic's variance between seeds over S, the bootstrap variance of its mean over seeds, less
-    the residual that both hold. For a mean over examples this agrees with `crossed_interval`. The pigeonhole bootstrap (Owen
-    2007) draws the seeds too; with the 3 to 10 seeds of a study its percentiles are too narrow by √(1 − 1/S) and lack
-    the t quantile, and on ECE, which grows under resampling, they need not even contain the estimate. S = 1: examples alone,
-    and ``method`` says so.
+    the residual that both hold. For a mean over examples this agrees with `crossed_interval`. S = 1: examples alone, and
+    ``method`` says so.
+
+    Why not percentiles of the pigeonhole bootstrap (Owen 2007), which draws the seeds too: a handful of seeds has too little
+    spread under resampling and no t quantile to make up for it (95% covers about 80% where 3 to 5 seeds make most of the
+    variance), and since resampling inflates ECE, they often lie wholly above the estimate.
 
     Args:
         statistic: maps the arrays, with their examples resampled alike, to one value a seed ``[S]``.
@@ -50,13 +52,7 @@ def bootstrap_interval(
     """
     if resamples < 2:
         raise ConfigError(f"{resamples} resamples, expected 2 or more (500 serve well): their spread is the interval")
-    shapes = [np.shape(array) for array in arrays]
-    if not shapes or any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes) or shapes[0][1] == 0:
-        raise DataError(
-            f"arrays of shapes {shapes}, expected [S, N] or [1, N] with the same N ≥ 1: predictions would be resampled "
-            "against other examples' labels"
-        )
-    seeds, examples = max(shape[0] for shape in shapes), shapes[0][1]
+    seeds, examples = _checked_shapes(arrays)
     value_S = _values(statistic, arrays, seeds)
     draws = np.random.default_rng(seed)
     values_RS = np.stack(
@@ -65,26 +61,36 @@ def bootstrap_interval(
             for rows in draws.integers(examples, size=(resamples, examples))
         ]
     )
-    variance, df = _variance(value_S, values_RS, examples)
     mean = float(value_S.mean())
-    interval = t_interval(mean, variance, df, confidence, EXAMPLES_ONLY if seeds == 1 else BOOTSTRAP)
+    method = f"{EXAMPLES_ONLY}, bootstrap" if seeds == 1 else BOOTSTRAP
+    interval = t_interval(mean, _spreads(value_S, values_RS, examples), confidence, method)
     low, high = max(bounds[0], interval.low), min(bounds[1], interval.high)
-    method = f"{interval.method}, bootstrap" if seeds == 1 else interval.method
-    return Estimate(mean, low, high, interval.df, method, seeds, examples, confidence)
+    return Estimate(mean, low, high, interval.df, interval.method, seeds, examples, confidence)
 
 
-def _variance(value_S: Floats, values_RS: Floats, examples: int) -> tuple[float, float]:
+def _checked_shapes(arrays: tuple[NDArray[Any], ...]) -> tuple[int, int]:
+    shapes = [np.shape(array) for array in arrays]
+    seeds = max((shape[0] for shape in shapes if len(shape) == 2), default=0)
+    if not shapes or any(len(s) != 2 or s[0] not in (1, seeds) or s[1] != shapes[0][1] or 0 in s for s in shapes):
+        raise DataError(
+            f"arrays of shapes {shapes}, expected [S, N] or [1, N] with one S and one N: predictions would be resampled "
+            "against other examples' labels; stack one row for each seed, all on the same test split"
+        )
+    return seeds, shapes[0][1]
+
+
+def _spreads(value_S: Floats, values_RS: Floats, examples: int) -> list[Spread]:
     seeds = len(value_S)
     mean_R = values_RS.mean(axis=1)
     examples_part = float(mean_R.var(ddof=1))
-    if examples_part <= 0.0 or examples == 1:
-        return 0.0, 0.0
+    if float(np.ptp(values_RS)) <= 1e-12 * float(np.abs(values_RS).max()) or examples == 1:
+        return []
     if seeds == 1:
-        return examples_part, examples - 1.0
+        return [Spread(examples_part, examples - 1.0)]
     seeds_part = float(value_S.var(ddof=1)) / seeds
     interaction_RS = values_RS - mean_R[:, None]
     residual_part = float(interaction_RS.var(axis=0, ddof=1).sum()) / (seeds * (seeds - 1))
-    return crossed_variance(seeds_part, examples_part, residual_part, seeds, examples)
+    return crossed_spreads(seeds_part, examples_part, residual_part, seeds, examples)
 
 
 def _values(statistic: Callable[..., NDArray[Any]], arrays: tuple[NDArray[Any], ...], seeds: int) -> Floats:

@@ -18,8 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.errors import ConfigError, DataError, ModelError
 from tutelage.models import class_logits, count_parameters
-
-Inputs = Tensor | Mapping[str, Tensor]
+from tutelage.models.calling import Inputs
 
 #: Timed calls of one model before the next has its turn, after one call that is not timed.
 CALLS_A_TURN = 4
