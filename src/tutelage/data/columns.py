@@ -21,6 +21,7 @@ def read_columns(
     dataset: datasets.Dataset, inputs: str | Sequence[str], label: str | None
 ) -> tuple[RawInputs, Tensor | None, list[str] | None]:
     """Inputs, labels ``[B]`` and class names of a dataset; see :meth:`TransferSet.from_dataset`."""
+    dataset = dataset.with_format(None)
     wanted = [inputs] if isinstance(inputs, str) else list(inputs)
     for column in [*wanted, *([label] if label is not None else [])]:
         if column not in dataset.column_names:

@@ -29,7 +29,8 @@ def content_ids(inputs: RawInputs) -> Tensor:
     if isinstance(inputs, Mapping):
         return _digest_rows(sorted(inputs.items()))
     return torch.tensor(
-        [_as_int64(blake2b(text.encode(), digest_size=8).digest()) for text in inputs], dtype=torch.int64
+        [_as_int64(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()) for text in inputs],
+        dtype=torch.int64,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
+import math
 import struct
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from tutelage.data.transfer_set import TransferSet
 from tutelage.errors import DataError, missing_extra
+from tutelage.signals import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,17 @@ def _idx(source: DataSource) -> Loaded:
 
 
 def _read_idx_pair(folder: Path, prefix: str) -> TransferSet | None:
-    paths = [_existing(folder, f"{prefix}-images-idx3-ubyte"), _existing(folder, f"{prefix}-labels-idx1-ubyte")]
-    if paths[0] is None or paths[1] is None:
+    names = [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
+    paths = [path for path in (_existing(folder, name) for name in names) if path is not None]
+    if not paths:
         return None
-    images, labels = read_idx(paths[0]), read_idx(paths[1])
-    if len(images) != len(labels):
+    if len(paths) == 1:
+        raise DataError(f"idx: {folder} holds {paths[0].name} alone, expected both {' and '.join(names)}")
+    images, labels = (read_idx(path) for path in paths)
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(
-            f"idx: {paths[0].name} has {len(images)} images, {paths[1].name} {len(labels)} labels: rows would not match"
+            f"idx: {paths[0].name} holds shape {tuple(images.shape)}, {paths[1].name} {tuple(labels.shape)}, expected images [B, H, W] "
+            "and as many labels [B]: rows would not match; copy both files of one data set"
         )
     return TransferSet(images[:, None].float() / 255, labels.long())
 
@@ -114,16 +122,18 @@ def read_idx(path: Path) -> Tensor:
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"idx: {path} cannot be read: {error}; it may be cut short, copy it again") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(
             f"idx: {path} does not begin as an IDX file of unsigned bytes (00 00 08), but with {content[:4].hex(' ')}"
         )
-    axes = content[3]
-    shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
-    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes)
-    if values.size != int(np.prod(shape)):
+    start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise DataError(f"idx: {path} ends inside its header: it is cut short or damaged; copy it again")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    values = np.frombuffer(content[start:], dtype=np.uint8)
+    if values.size != math.prod(shape):
         raise DataError(
             f"idx: {path} says shape {shape} but holds {values.size} values: it is cut short or damaged; copy it again"
         )
@@ -134,9 +144,11 @@ def _parquet(source: DataSource) -> Loaded:
     datasets = _datasets_package("data source 'parquet'")
 
     def read(path: str) -> TransferSet:
-        found = sorted(str(match) for match in source.folder.glob(path)) if not Path(path).is_absolute() else [path]
-        if not found or not Path(found[0]).is_file():
-            raise DataError(f"parquet: no file matches {source.folder / path}")
+        literal = source.folder / path
+        matches = [literal] if literal.is_file() else [source.folder / name for name in _matches(source, path)]
+        found = sorted(str(match) for match in matches if match.is_file())
+        if not found:
+            raise DataError(f"parquet: no file matches {literal}; give a file, or a pattern such as train-*.parquet")
         try:
             table = datasets.Dataset.from_parquet(found)
         except Exception as error:
@@ -144,7 +156,7 @@ def _parquet(source: DataSource) -> Loaded:
         return TransferSet.from_dataset(table, source.inputs or _needed(source, "inputs"), source.label)
 
     pool = read(_needed(source, "path"))
-    return pool, read(source.test_path) if source.test_path is not None else None
+    return _by_one_list_of_names(pool, read(source.test_path) if source.test_path is not None else None)
 
 
 def _hub(source: DataSource) -> Loaded:
@@ -164,19 +176,36 @@ def _hub(source: DataSource) -> Loaded:
             ) from error
         return TransferSet.from_dataset(rows, source.inputs or _needed(source, "inputs"), source.label)
 
-    return read(source.split), read(source.test_split) if source.test_split is not None else None
+    return _by_one_list_of_names(read(source.split), read(source.test_split) if source.test_split is not None else None)
+
+
+def _by_one_list_of_names(pool: TransferSet, test: TransferSet | None) -> Loaded:
+    """Number both sets' classes alike: names read from one file alone may lack some, and shift the numbers of the rest."""
+    if test is None or pool.class_names is None or test.class_names is None:
+        return pool, test
+    names = [*pool.class_names, *(name for name in test.class_names if name not in pool.class_names)]
+    number = torch.tensor([names.index(name) for name in test.class_names])
+    labels = test.known_labels.clone()
+    labelled = labels != NO_LABEL
+    labels[labelled] = number[labels[labelled]]
+    return replace(pool, class_names=names), replace(test, class_names=names, labels=labels)
 
 
 def _python(source: DataSource) -> Loaded:
     if source.make is None:
         raise DataError("python: give 'python: file.py:function' beside 'source: python'")
     made = source.make()
-    pool, test = made if isinstance(made, tuple) else (made, None)
+    pair: tuple[Any, ...] = made if isinstance(made, tuple) else (made, None)
+    pool, test = pair if len(pair) == 2 else (None, None)
     if not isinstance(pool, TransferSet) or not isinstance(test, TransferSet | None):
         raise DataError(
             f"python: the function returned a {type(made).__name__}, expected a TransferSet, or a pair of them with the test set"
         )
     return pool, test
+
+
+def _matches(source: DataSource, pattern: str) -> list[str]:
+    return glob.glob(pattern, root_dir=source.folder, recursive=True)
 
 
 def _needed(source: DataSource, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,8 @@ class Splits:
     """The three sets of a study. ``train`` is the transfer set; ``validation`` selects; ``test`` is opened once an arm.
 
     Raises:
-        DataError: an example of one split stands in another, by content; a validation or test example has no label.
+        DataError: an example of one split stands in another, by content; a validation or test example has no label; two
+            splits differ in dtype or in class names.
     """
 
     train: TransferSet
@@ -35,6 +37,7 @@ class Splits:
                     f"{len(held_out) - held_out.labelled} of {len(held_out)} {name} examples have no label: nothing could be "
                     "measured on them; drop them or move them to the transfer set"
                 )
+            _refuse_other_kind("transfer", self.train, name, held_out)
         _refuse_overlap("transfer", self.train, "test", self.test)
         _refuse_overlap("validation", self.validation, "test", self.test)
         _refuse_overlap("transfer", self.train, "validation", self.validation)
@@ -64,10 +67,13 @@ def split(
 ) -> Splits:
     """Cut a set into train, validation and test, stratified by label, by content id.
 
+    Equal examples stay together. Examples without a label can measure nothing: they, and what is equal to them, go to
+    train, and the fractions are of the others.
+
     Args:
         pool: the examples to divide.
-        validation: the fraction of the pool that selects.
-        test: the fraction of the pool that is tested on, or a test set that came with the data.
+        validation: the fraction of the distinct labelled examples that selects.
+        test: the fraction of them that is tested on, or a test set that came with the data.
         seed: another seed gives another division.
         drop_overlap: take out of the pool what also stands in a given test set, instead of refusing.
 
@@ -76,7 +82,10 @@ def split(
     """
     if isinstance(test, TransferSet):
         if drop_overlap:
-            pool = pool.select(torch.nonzero(~torch.isin(pool.ids, test.ids))[:, 0])
+            rest = torch.nonzero(~torch.isin(pool.ids, test.ids))[:, 0]
+            if len(rest) == 0:
+                raise DataError("every example of the pool also stands in the test set: nothing is left to train on")
+            pool = pool.select(rest)
         fractions, test_set = [validation], test
     else:
         fractions, test_set = [validation, test], None
@@ -86,7 +95,9 @@ def split(
         )
     parts = _divide(pool, fractions, seed)
     if any(len(part) == 0 for part in parts):
-        raise DataError(f"{len(pool)} examples are too few to cut into fractions {fractions}: a split would be empty")
+        raise DataError(
+            f"{len(pool)} examples, {pool.labelled} of them labelled, are too few to cut into fractions {fractions}: a split would be empty"
+        )
     sets = [pool.select(part) for part in parts]
     return Splits(train=sets[0], validation=sets[1], test=test_set if test_set is not None else sets[2])
 
@@ -102,7 +113,7 @@ def keep_labels(transfer_set: TransferSet, count: int, seed: int = 0) -> Transfe
         raise DataError(f"labelled: {count} asks for more labels than the {len(labelled)} that the transfer set has")
     labels = transfer_set.known_labels
     order = _random_order(transfer_set.ids[labelled], seed, "labelled")
-    counts = _apportion(labels[labelled], count / max(len(labelled), 1), count)
+    counts = _apportion(labels[labelled], count)
     kept = torch.full_like(labels, NO_LABEL)
     for label, quota in counts.items():
         rows = labelled[order][labels[labelled][order] == label][:quota]
@@ -111,33 +122,57 @@ def keep_labels(transfer_set: TransferSet, count: int, seed: int = 0) -> Transfe
 
 
 def _divide(pool: TransferSet, fractions: list[float], seed: int) -> list[Tensor]:
-    unique, first, inverse = np.unique(pool.ids.numpy(), return_index=True, return_inverse=True)
-    labels = pool.known_labels[torch.from_numpy(first)]
-    order = _random_order(torch.from_numpy(unique), seed, "split")
-    part_of = np.zeros(len(unique), dtype=np.int64)
-    quotas = [_apportion(labels, fraction, round(fraction * len(unique))) for fraction in fractions]
-    for label in labels.unique().tolist():
-        members = order[labels[order] == label].numpy()
-        start = 0
-        for part, quota in enumerate(quotas, start=1):
-            part_of[members[start : start + quota[label]]] = part
-            start += quota[label]
-    rows_part = torch.from_numpy(part_of[inverse])
+    """Rows of the rest and of each fraction. Parts are filled one after the other, so that none takes another's rows."""
+    unique, inverse = torch.unique(pool.ids, return_inverse=True)
+    # the least label of equal examples: NO_LABEL if one has none, and the same in whatever order they come
+    labels = torch.full((len(unique),), torch.iinfo(torch.int64).max)
+    labels = labels.scatter_reduce(0, inverse, pool.known_labels, reduce="amin")
+    order = _random_order(unique, seed, "split")
+    part_of = torch.zeros(len(unique), dtype=torch.int64)
+    divisible = int((labels != NO_LABEL).sum())
+    for part, fraction in enumerate(fractions, start=1):
+        free = order[(part_of[order] == 0) & (labels[order] != NO_LABEL)]
+        for label, quota in _apportion(labels[free], round(fraction * divisible)).items():
+            part_of[free[labels[free] == label][:quota]] = part
+    rows_part = part_of[inverse]
     return [torch.nonzero(rows_part == part)[:, 0] for part in range(len(fractions) + 1)]
 
 
-def _apportion(labels: Tensor, fraction: float, total: int) -> dict[int, int]:
-    """How many of each class, ``total`` together, as near to ``fraction`` of each as whole numbers allow."""
+def _apportion(labels: Tensor, total: int) -> dict[int, int]:
+    """How many of each class, ``total`` together, as near to the classes' shares as whole numbers allow."""
     values, sizes = labels.unique(return_counts=True)
-    exact: npt.NDArray[np.float64] = sizes.numpy() * fraction
+    exact: npt.NDArray[np.float64] = sizes.numpy() * (total / max(len(labels), 1))
     counts = np.floor(exact).astype(int)
-    for index in np.argsort(-(exact - counts), kind="stable")[: max(total - int(counts.sum()), 0)]:
+    for index in np.argsort(-(exact - counts), kind="stable")[: total - int(counts.sum())]:
         counts[index] += 1
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _random_order(ids: Tensor, seed: int, stream: str) -> Tensor:
     return torch.from_numpy(np.argsort(Draws(seed, 0, ids).bits(stream, 1)[:, 0], kind="stable"))
+
+
+def _refuse_other_kind(name: str, a: TransferSet, other_name: str, b: TransferSet) -> None:
+    kinds = [_kind(part) for part in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise DataError(
+            f"inputs of the {name} set are {kinds[0]}, of the {other_name} set {kinds[1]}: equal examples would have other content "
+            "ids, and an overlap would not be found; prepare both alike"
+        )
+    names = [part.class_names for part in (a, b)]
+    if names[0] is not None and names[1] is not None and list(names[0]) != list(names[1]):
+        raise DataError(
+            f"the {name} set has the classes {', '.join(names[0])}, the {other_name} set {', '.join(names[1])}: the same label would "
+            "mean two classes; number both by one list of names"
+        )
+
+
+def _kind(part: TransferSet) -> str:
+    if isinstance(part.inputs, Tensor):
+        return str(part.inputs.dtype)
+    if isinstance(part.inputs, Mapping):
+        return ", ".join(f"{name} {values.dtype}" for name, values in sorted(part.inputs.items()))
+    return "texts"
 
 
 def _refuse_overlap(name: str, a: TransferSet, other_name: str, b: TransferSet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -115,7 +115,11 @@ class TransferSet(Dataset[Batch]):
     @property
     def teacher_varies(self) -> bool:
         """Whether what the teacher sees of an example changes from epoch to epoch."""
-        return is_random(self.augment) or is_random(self.teacher_view or self.student_view)
+        return is_random(self.augment) or is_random(self._seen_by_teacher)
+
+    @property
+    def _seen_by_teacher(self) -> View | None:
+        return self.student_view if self.teacher_view is None else self.teacher_view
 
     def select(self, rows: Tensor) -> TransferSet:
         """The set of these rows, int64 ``[B']``, in that order."""
@@ -134,14 +138,18 @@ class TransferSet(Dataset[Batch]):
 
     def for_teacher_training(self) -> TransferSet:
         """The set a teacher is trained on: what the teacher sees becomes the student view."""
-        return self._sharing_ids(replace(self, student_view=self.teacher_view or self.student_view, teacher_view=None))
+        return self._sharing_ids(replace(self, student_view=self._seen_by_teacher, teacher_view=None))
 
     def _sharing_ids(self, other: TransferSet) -> TransferSet:
         other.__dict__["ids"] = self.ids
         return other
 
     def batch(self, rows: Tensor, epoch: int = 0) -> Batch:
-        """The batch of these rows, int64 ``[B']``, as epoch ``epoch`` shows them."""
+        """The batch of these rows, int64 ``[B']``, as epoch ``epoch`` shows them.
+
+        Raises:
+            DataError: a view changed its inputs in place, so that the other model would not see them as they are.
+        """
         inputs = take(self.inputs, rows)
         ids = self.ids.index_select(0, rows)
         labels = self.known_labels.index_select(0, rows)
@@ -150,10 +158,16 @@ class TransferSet(Dataset[Batch]):
         draws = Draws(self.seed, epoch, ids)
         if self.augment is not None:
             inputs = self.augment(inputs, draws)
+        before = _versions(inputs)
         student = inputs if self.student_view is None else self.student_view(inputs, draws)
         batch: Batch = {"ids": ids, "labels": labels, "student": student}
         if self.teacher_view is not None:
             batch["teacher"] = self.teacher_view(inputs, draws)
+            if _versions(inputs) != before:
+                raise DataError(
+                    "a view changed its inputs in place: the other model would see what this view made of them; "
+                    "return a new tensor, or clone the inputs first"
+                )
         return batch
 
     def key(self, row: int, epoch: int) -> int:
@@ -169,21 +183,48 @@ class TransferSet(Dataset[Batch]):
         """The batch of one key."""
         return self.__getitems__([key])
 
+    def __iter__(self) -> Iterator[Batch]:
+        """Each example of epoch 0 as a batch of one (by keys alone, iteration would run on into the next epochs)."""
+        return (self[row] for row in range(len(self)))
+
 
 def _length(inputs: RawInputs) -> int:
     return len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
 
 
-def _check_inputs(inputs: RawInputs) -> None:
-    columns: Mapping[str, Tensor] = inputs if isinstance(inputs, Mapping) else {}
+def _versions(inputs: RawInputs) -> list[int]:
+    """Of each tensor, how often it was changed in place."""
     if isinstance(inputs, Tensor):
-        columns = {"inputs": inputs}
-    elif isinstance(inputs, str) or not (isinstance(inputs, Mapping) or all(type(text) is str for text in inputs)):
+        return [inputs._version]
+    return [values._version for values in inputs.values()] if isinstance(inputs, Mapping) else []
+
+
+def _columns(inputs: Any) -> dict[str, Tensor]:
+    """The tensors of raw inputs by name; none for texts."""
+    if isinstance(inputs, Tensor):
+        columns: dict[str, Any] = {"inputs": inputs}
+    elif isinstance(inputs, Mapping):
+        columns = dict(inputs)
+        if not columns:
+            raise DataError("inputs are an empty mapping, expected at least one tensor [B, ...]")
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str) and all(isinstance(x, str) for x in inputs):
+        columns = {}
+    else:
         raise DataError(
             f"inputs are a {type(inputs).__name__}, expected a tensor [B, ...], a mapping of tensors or a list of texts"
         )
-    if isinstance(inputs, Mapping) and not columns:
-        raise DataError("inputs are an empty mapping, expected at least one tensor [B, ...]")
+    for name, values in columns.items():
+        if not isinstance(values, Tensor) or values.ndim == 0:
+            raise DataError(
+                f"{name} is a {type(values).__name__} without an axis of examples, expected a tensor [B, ...]"
+            )
+        if len(values) and not values.numel():
+            raise DataError(f"{name} has shape {tuple(values.shape)}: no values to tell one example from another")
+    return columns
+
+
+def _check_inputs(inputs: RawInputs) -> None:
+    columns = _columns(inputs)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"inputs have different lengths {lengths}: rows would be joined by position; align them first")
@@ -204,6 +245,10 @@ def _check_inputs(inputs: RawInputs) -> None:
 def _checked_labels(labels: Tensor | None, length: int, class_names: Sequence[str] | None) -> Tensor:
     if labels is None:
         return torch.full((length,), NO_LABEL, dtype=torch.int64)
+    if not isinstance(labels, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - a list or an array is a likely slip
+        raise DataError(
+            f"labels are a {type(labels).__name__}, expected an integer tensor [B]; convert with torch.as_tensor"
+        )
     if labels.ndim != 1 or len(labels) != length:
         raise DataError(f"labels have shape {tuple(labels.shape)}, expected one for each of {length} examples")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -63,13 +64,25 @@ class Normalise:
     std: float | Sequence[float]
     random: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        if not bool((torch.as_tensor(self.std) > 0).all()):
+            raise ConfigError(
+                f"Normalise: std is {self.std}, expected values above 0: dividing by it would give infinities"
+            )
+
     def __call__(self, inputs: Any, draws: Draws, /) -> Tensor:  # noqa: ARG002
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise DataError("Normalise takes a float tensor: convert the images to floats first")
+        mean = torch.as_tensor(self.mean, dtype=inputs.dtype).reshape(-1)
+        std = torch.as_tensor(self.std, dtype=inputs.dtype).reshape(-1)
+        channels = inputs.shape[1] if inputs.ndim > 1 else 1
+        if not {len(mean), len(std)} <= {1, channels}:
+            raise DataError(
+                f"Normalise has {len(mean)} means and {len(std)} deviations for inputs {tuple(inputs.shape)}, expected 1 or "
+                f"{channels} of each: broadcasting would copy the image into channels that it does not have"
+            )
         trailing = (1,) * (inputs.ndim - 2)
-        mean = torch.as_tensor(self.mean, dtype=inputs.dtype).reshape(-1, *trailing)
-        std = torch.as_tensor(self.std, dtype=inputs.dtype).reshape(-1, *trailing)
-        return (inputs - mean) / std
+        return (inputs - mean.reshape(-1, *trailing)) / std.reshape(-1, *trailing)
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,10 @@ class RandomShift:
     pixels: int
     stream: str = "shift"
     random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.pixels < 0:
+            raise ConfigError(f"RandomShift: pixels is {self.pixels}, expected 0 or more")
 
     def __call__(self, inputs: Any, draws: Draws, /) -> Tensor:
         images = _images(inputs, self)
@@ -101,6 +118,10 @@ class HorizontalFlip:
     stream: str = "flip"
     random: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"HorizontalFlip: probability is {self.probability}, expected a number from 0 to 1")
+
     def __call__(self, inputs: Any, draws: Draws, /) -> Tensor:
         images = _images(inputs, self)
         flipped = draws.uniform(self.stream)[:, 0] < self.probability
@@ -115,10 +136,14 @@ class GaussianNoise:
     stream: str = "noise"
     random: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.std < float("inf"):
+            raise ConfigError(f"GaussianNoise: std is {self.std}, expected a finite number, 0 or more")
+
     def __call__(self, inputs: Any, draws: Draws, /) -> Tensor:
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise DataError("GaussianNoise takes a float tensor")
-        values = inputs.flatten(1).shape[1]
+        values = inputs[0].numel()
         return inputs + self.std * draws.normal(self.stream, values).reshape(inputs.shape).to(inputs.dtype)
 
 
@@ -126,7 +151,7 @@ class GaussianNoise:
 class PerExample:
     """Lift an ordinary transform of one example (torchvision's, say) to a view.
 
-    torch's global generator is seeded from (seed, epoch, id) around each call and restored after it, so that a
+    torch's global CPU generator is seeded from (seed, epoch, id) around each call and restored after it, so that a
     transform that uses it is replayed exactly. A transform that draws from ``random`` or NumPy is not.
     """
 
@@ -135,11 +160,14 @@ class PerExample:
     random: ClassVar[bool] = True
 
     def __call__(self, inputs: Any, draws: Draws, /) -> Tensor:
+        if isinstance(inputs, Mapping):
+            raise DataError(f"PerExample takes one tensor or texts, got named inputs {', '.join(map(str, inputs))}")
         seeds = draws.bits(self.stream, 1)[:, 0]
         with torch.random.fork_rng(devices=[]):
             rows: list[Tensor] = []
             for example, example_seed in zip(inputs, seeds.tolist(), strict=True):
-                torch.manual_seed(example_seed >> 1)
+                # torch.manual_seed would also reseed the accelerators, whose dropout would repeat itself
+                torch.default_generator.manual_seed(example_seed >> 1)
                 rows.append(self.transform(example))
         return torch.stack(rows)
 
@@ -150,18 +178,30 @@ class Tokenise:
     Args:
         tokenizer: a Hugging Face tokenizer, or the id or folder of one.
         max_length: longer texts are cut, which changes what the model sees; a batch is padded to its longest text.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded, or has no padding token.
     """
 
     random: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Any, max_length: int = 128) -> None:
-        if isinstance(tokenizer, str):
+        if isinstance(tokenizer, str | Path):
             from transformers import AutoTokenizer
 
             try:
                 tokenizer = AutoTokenizer.from_pretrained(tokenizer)
             except (OSError, ValueError) as error:
-                raise ConfigError(f"tokenizer {tokenizer!r} could not be loaded: {error}") from error
+                raise ConfigError(
+                    f"tokenizer {str(tokenizer)!r} could not be loaded: {error}. Expected the id of one (reachable, or already in "
+                    "the cache when offline) or its folder"
+                ) from error
+        if getattr(tokenizer, "pad_token", "unknown") is None:
+            raise ConfigError(
+                "the tokenizer has no padding token, so texts of different lengths cannot share a batch: set tokenizer.pad_token"
+            )
+        if max_length < 1:
+            raise ConfigError(f"Tokenise: max_length is {max_length}, expected 1 or more")
         self.tokenizer = tokenizer
         self.max_length = max_length
 
