@@ -79,11 +79,11 @@ class DKD(Term):
         mine = _decoupled(student_NC.to(dtype), labels_N, temperature)
         theirs = _decoupled(teacher_NC.to(dtype), labels_N, temperature)
         scale = temperature * temperature if self.scale_by_t2 else 1.0
-        target_N, others_N = (
-            row_divergence("forward_kl", of_student, of_teacher, temperature, scale=scale)
+        target, others = (
+            row_divergence("forward_kl", of_student, of_teacher, temperature, scale=scale, summed=True)
             for of_student, of_teacher in zip(mine, theirs, strict=True)
         )
-        return self.alpha * target_N.sum() + self.beta * others_N.sum(), self.count(rows)
+        return self.alpha * target + self.beta * others, self.count(rows)
 
     def describe(self) -> dict[str, Any]:
         """``{"term": "dkd", "alpha": α, …}``."""

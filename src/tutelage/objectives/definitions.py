@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import ObjectiveError
@@ -68,17 +67,18 @@ class Definition:
 
 def pair_of(student_NC: Tensor, teacher_NC: Tensor, temperature: float, dtype: torch.dtype) -> Pair:
     """Log-probabilities and probabilities at ``temperature``, computed in ``dtype``."""
-    return Pair(*_log_softmax(student_NC, temperature, dtype), *_log_softmax(teacher_NC, temperature, dtype))
-
-
-def _log_softmax(logits_NC: Tensor, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    logits_NC = logits_NC.to(dtype)
+    # one pass over both: on a small batch the number of operations is what costs
+    logits_2NC = torch.stack((student_NC, teacher_NC))
+    if logits_2NC.dtype != dtype:
+        logits_2NC = logits_2NC.to(dtype)
     if temperature != 1.0:
-        logits_NC = logits_NC / temperature
-    log_p_NC = torch.log_softmax(logits_NC, dim=-1)
-    p_NC = log_p_NC.exp()
+        logits_2NC = logits_2NC.div_(temperature)
+    log_p_2NC = torch.log_softmax(logits_2NC, dim=-1)
+    p_2NC = log_p_2NC.exp()
     # threshold_ leaves NaN as it is, which masked_fill of a comparison on p would not
-    return F.threshold_(log_p_NC, _MASK_BELOW, MASKED_LOG_PROB), p_NC
+    log_p_NC, log_q_NC = torch.threshold_(log_p_2NC, _MASK_BELOW, MASKED_LOG_PROB).unbind()
+    p_NC, q_NC = p_2NC.unbind()
+    return Pair(log_p_NC, p_NC, log_q_NC, q_NC)
 
 
 def _forward_kl(pair: Pair, parameters: Mapping[str, float]) -> Terms:  # noqa: ARG001 - it has none

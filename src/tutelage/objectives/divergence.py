@@ -15,9 +15,10 @@ has a T² of its own, and none averages over anything. What holds for all of the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +27,9 @@ from torch.autograd.function import once_differentiable
 from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives.definitions import DEFINITIONS, Definition, pair_of
 
-#: Rows are taken in slices of about this many numbers on a CPU, so that the dozen passes over them stay in its cache.
-_CPU_SLICE = 1 << 17
+#: Rows are taken in slices of about this many numbers: on a CPU so that the dozen passes over them stay in its cache, on an
+#: accelerator so that what is needed in between stays small beside the logits.
+_CPU_SLICE, _DEVICE_SLICE = 1 << 17, 1 << 25
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -154,8 +156,9 @@ def row_divergence(
     parameters: Mapping[str, float] | None = None,
     *,
     scale: float = 1.0,
+    summed: bool = False,
 ) -> Tensor:
-    """The divergence called ``name``, times ``scale``, for each row: the one path that all seven take.
+    """The divergence called ``name``, times ``scale``, for each row or over all: the one path that all seven take.
 
     Args:
         name: a key of ``DEFINITIONS``.
@@ -164,18 +167,21 @@ def row_divergence(
         temperature: T > 0.
         parameters: all of the divergence's own.
         scale: factor of value and gradient, e.g. T².
+        summed: return the sum over rows, which spares a small batch a step of autograd.
 
     Returns:
-        ``[N]``, nats times ``scale``. Errors as in :func:`forward_kl`.
+        ``[N]``, or 0-dim where ``summed``: nats times ``scale``. Errors as in :func:`forward_kl`.
     """
     definition = DEFINITIONS[name]
     parameters = parameters or {}
     definition.check(parameters)
     check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
+    how = _How(definition, parameters, temperature, scale)
     if torch.is_grad_enabled() and student_logits.requires_grad:
-        return _RowDivergence.apply(student_logits, teacher_logits, temperature, definition, parameters, scale)  # pyright: ignore[reportReturnType]
-    return _value_and_gradient(student_logits, teacher_logits, temperature, definition, parameters, scale)[0]
+        return _RowDivergence.apply(student_logits, teacher_logits, how, summed)  # pyright: ignore[reportReturnType]
+    value_N, _ = _value_and_gradient(student_logits, teacher_logits, how)
+    return value_N.sum() if summed else value_N
 
 
 def check_temperature(temperature: float) -> None:
@@ -189,9 +195,7 @@ def check_temperature(temperature: float) -> None:
 
 def working_dtype(temperature: float, *dtypes: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
     """(dtype of the result, dtype to compute in) at a temperature, given the inputs' dtypes."""
-    result = torch.float32
-    for dtype in dtypes:
-        result = torch.promote_types(result, dtype)
+    result = functools.reduce(torch.promote_types, dtypes, torch.float32)
     return result, result if 1.0 <= temperature <= 16.0 else torch.float64
 
 
@@ -223,84 +227,65 @@ def check_classes(teacher: int, student: int) -> None:
         )
 
 
+class _How(NamedTuple):
+    """What to compute of two sets of logits."""
+
+    definition: Definition
+    parameters: Mapping[str, float]
+    temperature: float
+    scale: float
+
+
 class _RowDivergence(torch.autograd.Function):
     """Value and gradient are formed together in the forward pass; the backward pass only rescales."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        student_NC: Tensor,
-        teacher_NC: Tensor,
-        temperature: float,
-        definition: Definition,
-        parameters: Mapping[str, float],
-        scale: float,
-    ) -> Tensor:
-        value_N, gradient_NC = _value_and_gradient(student_NC, teacher_NC, temperature, definition, parameters, scale)
+    def forward(ctx: Any, student_NC: Tensor, teacher_NC: Tensor, how: _How, summed: bool) -> Tensor:
+        value_N, gradient_NC = _value_and_gradient(student_NC, teacher_NC, how)
         ctx.save_for_backward(gradient_NC)
         ctx.student_dtype = student_NC.dtype
-        return value_N
+        return value_N.sum() if summed else value_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient_NC,) = ctx.saved_tensors
-        return (gradient_NC * grad_N.unsqueeze(1)).to(ctx.student_dtype), None, None, None, None, None
+        of_row = grad if grad.ndim == 0 else grad.unsqueeze(1)
+        gradient_NC = gradient_NC * of_row
+        if gradient_NC.dtype != ctx.student_dtype:
+            gradient_NC = gradient_NC.to(ctx.student_dtype)
+        return gradient_NC, None, None, None
 
 
-def _value_and_gradient(
-    student_NC: Tensor,
-    teacher_NC: Tensor,
-    temperature: float,
-    definition: Definition,
-    parameters: Mapping[str, float],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Values ``[N]`` and student-logit gradients ``[N, C]``, both times ``scale`` and in the result's dtype."""
+def _value_and_gradient(student_NC: Tensor, teacher_NC: Tensor, how: _How) -> tuple[Tensor, Tensor]:
+    """Values ``[N]`` and student-logit gradients ``[N, C]``, both times the scale and in the result's dtype."""
     rows, classes = student_NC.shape
-    result, inside = working_dtype(temperature, student_NC.dtype, teacher_NC.dtype)
-    if definition.needs_double(parameters):
+    result, inside = working_dtype(how.temperature, student_NC.dtype, teacher_NC.dtype)
+    if how.definition.needs_double(how.parameters):
         inside = torch.float64
-    step = max(1, _CPU_SLICE // classes)
-    if rows <= step or student_NC.device.type != "cpu":
-        value_N, gradient_NC = _slice(student_NC, teacher_NC, temperature, definition, parameters, scale, inside)
-        gradient_NC = _within(gradient_NC, student_NC.dtype)
-        return value_N.to(result), gradient_NC.to(result)
+    step = max(1, (_CPU_SLICE if student_NC.device.type == "cpu" else _DEVICE_SLICE) // classes)
+    if rows <= step:
+        value_N, gradient_NC = _slice(student_NC, teacher_NC, how, inside)
+        return (value_N, gradient_NC) if inside == result else (value_N.to(result), gradient_NC.to(result))
     value_N = student_NC.new_empty(rows, dtype=result)
     gradient_NC = student_NC.new_empty(rows, classes, dtype=result)
     for start in range(0, rows, step):
         of = slice(start, start + step)
-        value, gradient = _slice(student_NC[of], teacher_NC[of], temperature, definition, parameters, scale, inside)
-        value_N[of] = value
-        gradient_NC[of] = _within(gradient, student_NC.dtype)
+        value_N[of], gradient_NC[of] = _slice(student_NC[of], teacher_NC[of], how, inside)
     return value_N, gradient_NC
 
 
-def _slice(
-    student_NC: Tensor,
-    teacher_NC: Tensor,
-    temperature: float,
-    definition: Definition,
-    parameters: Mapping[str, float],
-    scale: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    pair = pair_of(student_NC, teacher_NC, temperature, dtype)
-    value_N, gradient_NC = definition.terms(pair, parameters)
-    if not definition.centred:
+def _slice(student_NC: Tensor, teacher_NC: Tensor, how: _How, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    pair = pair_of(student_NC, teacher_NC, how.temperature, dtype)
+    value_N, gradient_NC = how.definition.terms(pair, how.parameters)
+    if not how.definition.centred:
         gradient_NC = torch.addcmul(gradient_NC, pair.p_NC, gradient_NC.sum(-1, keepdim=True), value=-1)
-    if scale != temperature:
-        gradient_NC = gradient_NC.mul_(scale / temperature)
+    if how.scale != how.temperature:
+        gradient_NC = gradient_NC.mul_(how.scale / how.temperature)
+    if student_NC.dtype == torch.float16:
+        # A legitimate gradient at a low T may leave float16's range. What a loss scaler multiplies this with overflows as
+        # ever, and is seen by it.
+        gradient_NC = gradient_NC.clamp_(-65504.0, 65504.0)
     # what is below zero is rounding; NaN stays NaN
-    value_N = value_N.clamp_(min=0.0)
-    return (value_N if scale == 1.0 else value_N.mul_(scale)), gradient_NC
-
-
-def _within(gradient_NC: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gradient within float16's range, where the student is float16: a legitimate one at a low T may leave it.
-
-    Only the loss's own gradient: what a loss scaler multiplies it with overflows as ever, and is seen by it.
-    """
-    if dtype != torch.float16:
-        return gradient_NC
-    return gradient_NC.clamp_(-65504.0, 65504.0)
+    value_N = value_N.relu_()
+    return (value_N if how.scale == 1.0 else value_N.mul_(how.scale)), gradient_NC

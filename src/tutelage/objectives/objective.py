@@ -6,6 +6,7 @@ accumulated batches and processes. Hard terms count labelled rows and soft terms
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,25 +32,26 @@ class _Algebra(ABC):
     """Sums and multiples, the same for a term and an objective."""
 
     @abstractmethod
-    def _parts(self) -> tuple[tuple[Schedule, Term], ...]: ...
+    def parts(self) -> tuple[tuple[Schedule, Term], ...]:
+        """The weighted terms that make it up."""
 
     def __mul__(self, weight: float | Schedule) -> Objective:
         # a Mapping is a config's spelling of a schedule, not a factor
-        if not isinstance(weight, (Real, Schedule)) or isinstance(weight, bool):
+        if not isinstance(weight, (Real, Schedule)):
             return NotImplemented
-        factor = as_schedule(cast("float | Schedule", weight))
-        return Objective.of((_product(factor, own), term) for own, term in self._parts())
+        factor = as_schedule(weight)
+        return Objective.of((_product(factor, own), term) for own, term in self.parts())
 
     __rmul__ = __mul__
 
     def __add__(self, other: Term | Objective) -> Objective:
         if not isinstance(other, _Algebra):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return Objective.of((*self._parts(), *other._parts()))
+        return Objective.of((*self.parts(), *other.parts()))
 
     def __radd__(self, other: int) -> Objective:
         # sum() starts from 0
-        return Objective.of(self._parts()) if other == 0 else NotImplemented
+        return Objective.of(self.parts()) if other == 0 else NotImplemented
 
 
 def _product(a: Schedule, b: Schedule) -> Schedule:
@@ -72,15 +74,15 @@ class Term(_Algebra):
     name: str
     needs: frozenset[str]
 
-    def _parts(self) -> tuple[tuple[Schedule, Term], ...]:
+    def parts(self) -> tuple[tuple[Schedule, Term], ...]:
         return ((Constant(1.0), self),)
 
     def count(self, rows: Rows) -> Tensor:
         """How many rows the sum is over: those with a label for a term that needs labels, else all; 0-dim int64."""
         labels_N = rows["labels"]
         if "labels" in self.needs:
-            return (labels_N != NO_LABEL).sum()
-        return torch.tensor(labels_N.shape[0], device=labels_N.device)
+            return (labels_N != NO_LABEL).count_nonzero()
+        return labels_N.new_full((), labels_N.shape[0], dtype=torch.int64)
 
     @abstractmethod
     def __call__(
@@ -149,7 +151,7 @@ class Objective(_Algebra):
             components.append(Component(name, weight, term))
         return cls(tuple(components))
 
-    def _parts(self) -> tuple[tuple[Schedule, Term], ...]:
+    def parts(self) -> tuple[tuple[Schedule, Term], ...]:
         return tuple((component.weight, component.term) for component in self.components)
 
     @property
@@ -180,26 +182,23 @@ class Objective(_Algebra):
             counts: ``[len(components)]``, the global counts to divide by; this batch's own where None. With them, the
                 totals of accumulated batches add up to that of the one big batch.
         """
-        weights = [component.weight(progress) for component in self.components]
+        weights = tuple(component.weight(progress) for component in self.components)
         sums: list[Tensor] = []
         own: list[Tensor] = []
         for component, weight in zip(self.components, weights, strict=True):
-            # a component that weighs nothing now is computed for the log alone
-            with torch.set_grad_enabled(weight > 0.0 and torch.is_grad_enabled()):
+            if weight > 0.0:
                 total, count = component.term(student, teacher, rows, progress)
+            else:
+                # it weighs nothing now: computed for the log alone
+                with torch.no_grad():
+                    total, count = component.term(student, teacher, rows, progress)
             sums.append(total)
             own.append(count)
-        counts = torch.stack(own) if counts is None else counts
-        means = (torch.stack(sums) / counts.clamp(min=1)).unbind()
-        active = [
-            mean if weight == 1.0 else mean * weight
-            for mean, weight in zip(means, weights, strict=True)
-            if weight > 0.0
-        ]
-        # with no weight at all there is nothing to learn from: a zero that can be differentiated
-        total = sum(active[1:], active[0]) if active else means[0].new_zeros(()).requires_grad_()
-        names = (component.name for component in self.components)
-        return ObjectiveValue(total, {name: mean.detach() for name, mean in zip(names, means, strict=True)})
+        sums_K = torch.stack(sums)
+        counts_K = (torch.stack(own) if counts is None else counts).clamp_min(1)
+        means = (sums_K.detach() / counts_K).unbind()
+        components = {component.name: mean for component, mean in zip(self.components, means, strict=True)}
+        return ObjectiveValue(_total(sums, sums_K, weights, counts_K), components)
 
     def validate(self) -> None:
         """Raise ObjectiveError for an objective that could never teach: no terms, or weights that are always zero."""
@@ -236,6 +235,23 @@ class Objective(_Algebra):
     def describe(self) -> list[dict[str, Any]]:
         """The list of a config's ``objective:``, plain JSON values."""
         return [component.term.describe() | {"weight": component.weight.describe()} for component in self.components]
+
+
+def _total(sums: list[Tensor], sums_K: Tensor, weights: tuple[float, ...], counts_K: Tensor) -> Tensor:
+    if min(weights) == 0.0:
+        active = [k for k, weight in enumerate(weights) if weight > 0.0]
+        if not active:
+            # nothing to learn from at this point of the schedules: a zero that can be differentiated
+            return sums_K.new_zeros(()).requires_grad_()
+        # left out, not multiplied by 0, which would turn a NaN that weighs nothing into a NaN loss
+        sums_K, counts_K = torch.stack([sums[k] for k in active]), counts_K[active]
+        weights = tuple(weights[k] for k in active)
+    return sums_K.dot(_constants(weights, sums_K.dtype, sums_K.device) / counts_K)
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def as_objective(objective: Term | Objective) -> Objective:

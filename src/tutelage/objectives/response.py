@@ -49,13 +49,14 @@ class CrossEntropy(Term):
     def __call__(
         self,
         student: Signals,
-        teacher: Signals | None,
+        teacher: Signals | None,  # noqa: ARG002 - every term's signature
         rows: Rows,
         progress: float = 0.0,  # noqa: ARG002 - every term's signature
     ) -> tuple[Tensor, Tensor]:
         """(sum over labelled rows in nats, their number). Raises ObjectiveError for a label outside the classes."""
         logits_NC, labels_N = logits_of(student, "student", self.name).at(1.0), rows["labels"]
-        logits_NC = logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32))
+        if logits_NC.dtype in (torch.float16, torch.bfloat16):
+            logits_NC = logits_NC.float()
         try:
             if self.label_smoothing == 0.0:
                 total = F.cross_entropy(logits_NC, labels_N, ignore_index=NO_LABEL, reduction="sum")
@@ -115,8 +116,8 @@ class KL(Term):
         self, student: Signals, teacher: Signals | None, rows: Rows, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """(sum over all rows in nats, times T² by default; the number of rows)."""
-        values_N = _soft_rows(self, f"{self.direction}_kl", {}, student, teacher, progress)
-        return values_N.sum(), self.count(rows)
+        total = _soft_sum(self, f"{self.direction}_kl", {}, student, teacher, progress)
+        return total, self.count(rows)
 
     def describe(self) -> dict[str, Any]:
         """``{"term": "kl", "temperature": T, …}``."""
@@ -182,8 +183,8 @@ class Divergence(Term):
         self, student: Signals, teacher: Signals | None, rows: Rows, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """(sum over all rows in nats, times T² by default; the number of rows)."""
-        values_N = _soft_rows(self, self.name, dict(self.params), student, teacher, progress)
-        return values_N.sum(), self.count(rows)
+        total = _soft_sum(self, self.name, dict(self.params), student, teacher, progress)
+        return total, self.count(rows)
 
     def describe(self) -> dict[str, Any]:
         """``{"term": the divergence's name, "temperature": T, …}``."""
@@ -280,7 +281,7 @@ def logit_pair(term: Term, student: Signals, teacher: Signals | None, temperatur
     return mine.at(temperature), theirs.at(temperature).detach()
 
 
-def _soft_rows(
+def _soft_sum(
     term: KL | Divergence,
     divergence: str,
     params: Mapping[str, float],
@@ -293,7 +294,7 @@ def _soft_rows(
     if term.standardise:
         student_NC, teacher_NC = standardised(student_NC), standardised(teacher_NC)
     scale = temperature * temperature if term.scale_by_t2 else 1.0
-    return row_divergence(divergence, student_NC, teacher_NC, temperature, params, scale=scale)
+    return row_divergence(divergence, student_NC, teacher_NC, temperature, params, scale=scale, summed=True)
 
 
 def value_at(value: float | Schedule, progress: float) -> float:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tutelage.errors import ConfigError
 
@@ -194,18 +194,16 @@ def as_schedule(value: float | Schedule | Mapping[str, Any]) -> Schedule:
         ConfigError: anything else, or a number that is not finite.
     """
     if isinstance(value, Mapping):
-        return _from_mapping(cast("Mapping[str, Any]", value))
+        return _from_mapping(value)
     if isinstance(value, Schedule):
         return value
     return Constant(_number(value, "schedule"))
 
 
 def _from_mapping(value: Mapping[str, Any]) -> Schedule:
-    name = value.get("schedule")
+    name = str(value.get("schedule"))
     if name not in _FORMS:
-        raise ConfigError(
-            f"unknown schedule {name!r}{nearest(str(name), _FORMS)}: one of {', '.join(_FORMS)}, or a number"
-        )
+        raise ConfigError(f"unknown schedule {name!r}{nearest(name, _FORMS)}: one of {', '.join(_FORMS)}, or a number")
     form, keys = _FORMS[name]
     given = {key: item for key, item in value.items() if key != "schedule"}
     for key in given:
