@@ -142,6 +142,8 @@ def read_idx(path: Path) -> Tensor:
 
 def _parquet(source: DataSource) -> Loaded:
     datasets = _datasets_package("data source 'parquet'")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     def read(path: str) -> TransferSet:
         literal = source.folder / path
@@ -150,7 +152,8 @@ def _parquet(source: DataSource) -> Loaded:
         if not found:
             raise DataError(f"parquet: no file matches {literal}; give a file, or a pattern such as train-*.parquet")
         try:
-            table = datasets.Dataset.from_parquet(found)
+            # read here and not by from_parquet, which keeps a copy in a cache and takes a path for a pattern
+            table = datasets.Dataset(pa.concat_tables([pq.ParquetFile(name).read() for name in found]))
         except Exception as error:
             raise DataError(f"parquet: {', '.join(found)} cannot be read: {error}") from error
         return TransferSet.from_dataset(table, source.inputs or _needed(source, "inputs"), source.label)
