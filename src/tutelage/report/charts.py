@@ -20,6 +20,9 @@ SHAPES = {
     "cross": "M-5-2h3v-3h4v3h3v4h-3v3h-4v-3h-3z",
 }
 
+#: Of an interval chart, in pixels: nearer to its own name than to the next line's.
+ROW_HEIGHT = 56
+
 
 @dataclass(frozen=True)
 class Row:
@@ -33,6 +36,7 @@ class Row:
         seeds: the value of each seed, drawn as small ticks.
         slot: the colour slot, ``s-<slot>`` in the CSS.
         shape: a key of ``SHAPES``.
+        hollow: draws the marker as an outline: a value that proves nothing.
     """
 
     label: str
@@ -42,6 +46,7 @@ class Row:
     seeds: Sequence[float]
     slot: str
     shape: str
+    hollow: bool = False
 
 
 def join(parts: Iterable[Markup]) -> Markup:
@@ -58,10 +63,10 @@ def figure(chart_id: str, title: str, description: str, height: int, body: Marku
     ).format(id=chart_id, size=size, title=title, description=description, body=body)
 
 
-def mark(shape: str, x: str, y: float, tip: str = "") -> Markup:
+def mark(shape: str, x: str, y: float, tip: str = "", hollow: bool = False) -> Markup:
     """A marker whose place may be a percentage: a path cannot have one, the ``<svg>`` around it can."""
-    return Markup('<svg x="{}" y="{}" class="mark"><path d="{}">{}</path></svg>').format(
-        x, f"{y:g}", SHAPES[shape], Markup("<title>{}</title>").format(tip) if tip else ""
+    return Markup('<svg x="{}" y="{}" class="mark{}"><path d="{}">{}</path></svg>').format(
+        x, f"{y:g}", " hollow" if hollow else "", SHAPES[shape], Markup("<title>{}</title>").format(tip) if tip else ""
     )
 
 
@@ -117,7 +122,7 @@ def interval_chart(
     def at(value: float) -> str:
         return f"{2 + 96 * (value - low) / (high - low):.2f}%"
 
-    bottom = 50 * len(rows) + 2
+    bottom = ROW_HEIGHT * len(rows)
     parts: list[Markup] = []
     for tick in ticks(low, high):
         origin = zero and abs(tick) < 1e-12
@@ -127,16 +132,16 @@ def interval_chart(
             ).format("zero" if origin else "grid", bottom, bottom + 16, write(tick), x=at(tick))
         )
     for index, row in enumerate(rows):
-        parts.append(interval_row(row, 50 * index, at))
+        parts.append(interval_row(row, ROW_HEIGHT * index, at))
     return figure(chart_id, title, description, bottom + 22, join(parts))
 
 
 def interval_row(row: Row, top: int, at: Callable[[float], str]) -> Markup:
-    """One line of an interval chart, 50 pixels high."""
-    middle = top + 34
+    """One line of an interval chart, ``ROW_HEIGHT`` pixels high."""
+    middle = top + 32
     parts = [
         Markup('<text class="name" x="0" y="{y}">{}</text><text class="value" x="100%" y="{y}">{}</text>').format(
-            row.label, row.reading, y=top + 17
+            row.label, row.reading, y=top + 16
         )
     ]
     for value in row.seeds:
@@ -150,7 +155,7 @@ def interval_row(row: Row, top: int, at: Callable[[float], str]) -> Markup:
             )
         )
     if row.value is not None:
-        parts.append(mark(row.shape, at(row.value), middle, f"{row.label}: {row.reading}"))
+        parts.append(mark(row.shape, at(row.value), middle, f"{row.label}: {row.reading}", row.hollow))
     return Markup('<g class="s-{}">{}</g>').format(row.slot, join(parts))
 
 

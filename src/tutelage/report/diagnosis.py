@@ -100,7 +100,14 @@ def calibration(result: Record) -> View:
                 ),
             }
         )
-    return {"diagrams": diagrams, "method": text(evidence.get("ece_method"))}
+    drawn = {diagram["arm"].key for diagram in diagrams}
+    return {
+        "diagrams": diagrams,
+        "method": text(evidence.get("ece_method")),
+        "missing": [
+            arm.phrase for arm in arms_in(arms) if arm.key in ("teacher", "kd", "scratch") and arm.key not in drawn
+        ],
+    }
 
 
 def _bin(row: Record) -> Bin | None:
@@ -124,6 +131,8 @@ def curves(result: Record) -> View:
             if lines:
                 kept.append(Series(arm, lines))
     view: View = {"accuracy": None, "losses": [], "ends": [], "cut": ""}
+    drawn = {item.arm.key for item in accuracy}
+    view["missing"] = [arm.phrase for arm in arms_in(mapping(result.get("arms"))) if arm.key not in drawn]
     if accuracy:
         window = accuracy_window(accuracy)
         ends = [(item.arm, [line[-1][1] for line in item.lines], item.end[0]) for item in accuracy]

@@ -90,7 +90,7 @@ def _render(result: Record) -> str:
 def _view(result: Record) -> dict[str, Any]:
     decision = text(mapping(result.get("verdict")).get("decision"))
     return {
-        "title": text(result.get("title"), "a distillation run"),
+        "title": text(result.get("title"), "Distillation run"),
         "version": text(result.get("tutelage"), "unknown version"),
         "facts": _facts(result),
         "decision": decision,
@@ -162,9 +162,7 @@ def _made(result: Record) -> dict[str, Any]:
     provenance, splits, transfer = (mapping(result.get(key)) for key in ("provenance", "splits", "transfer"))
 
     def counts(found: Record) -> str:
-        return ", ".join(
-            f"{text(value) and f'{value:,}'} {key}" for key, value in found.items() if number(value) is not None
-        )
+        return ", ".join(f"{value:,} {key}" for key, value in found.items() if number(value) is not None)
 
     facts: list[tuple[str, str]] = [
         ("Objective", " + ".join(_term(term) for term in records(result.get("objective")))),

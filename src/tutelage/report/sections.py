@@ -52,11 +52,14 @@ def arms_in(found: Record) -> list[Arm]:
 
 def gates(result: Record) -> list[View]:
     """Every gate with its state in a word."""
-    states = {True: "passed", False: "failed"}
     return [
         {
             "name": gate_name(gate),
-            "state": states.get(gate.get("passed"), "undecided"),  # type: ignore[arg-type]
+            "state": "passed"
+            if gate.get("passed") is True
+            else "failed"
+            if gate.get("passed") is False
+            else "undecided",
             "value": gate_amount(gate, "value"),
             "limit": gate_amount(gate, "limit"),
             "why": text(gate.get("why"), "The record gives no reason."),
@@ -74,7 +77,7 @@ def seed_values(arm: Record, metric: str, part: str = "metrics") -> list[float]:
 def no_interval(arm: Record) -> str:
     """Why an arm has no interval."""
     count = len(records(arm.get("seeds")))
-    return "one seed, no interval" if count == 1 else "no interval recorded"
+    return "one seed" if count == 1 else "no interval"
 
 
 def metric_cells(arm: Record, metrics: Sequence[str]) -> list[View]:
@@ -98,7 +101,7 @@ def side_by_side(result: Record) -> View:
         seeds = seed_values(record, "accuracy")
         reads = amount(metric, mean) if mean is not None else "not measured"
         said.append(f"{arm.name} {reads}" + (f" ({amount(metric, ci[0])} to {amount(metric, ci[1])})" if ci else ""))
-        rows.append(Row(arm.name, reads, mean, ci, seeds, arm.slot, arm.shape))
+        rows.append(Row(arm.name, reads, mean, ci if mean is not None else None, seeds, arm.slot, arm.shape))
         table.append(
             {
                 "arm": arm,
@@ -154,7 +157,7 @@ READINGS = {
 def worth(result: Record) -> View:
     """The comparisons: a chart of the differences in accuracy, and the table of all of them."""
     metric, rows, table = METRICS["accuracy"], list[Row](), list[View]()
-    arms = mapping(result.get("arms"))
+    arms, said = mapping(result.get("arms")), list[str]()
     for found in records(result.get("comparisons")):
         a, b = arm_named(text(found.get("a"), "?")), arm_named(text(found.get("b"), "?"))
         its, value, ci = (
@@ -171,26 +174,35 @@ def worth(result: Record) -> View:
                 "ci": "no interval"
                 if ci is None
                 else f"{difference(its, ci[0], unit=False)} to {difference(its, ci[1])}",
-                "p": p_value(p).removeprefix("p = ").removeprefix("p ") or MISSING,
+                "p": p_value(p).replace("\u00a0", " ").removeprefix("p = ").removeprefix("p ") or MISSING,
                 "reading": reads,
                 "words": READINGS[reads],
                 "method": text(found.get("method"), "not recorded"),
             }
         )
         if found.get("metric") == "accuracy":
-            written = "not measured" if value is None else f"{difference(metric, value)}: {READINGS[reads]}"
+            written = "not measured" if value is None else difference(metric, value)
+            label = f"against {b.versus}" if a.key == "kd" else f"{a.name} − {b.name}"
+            drawn = b if a.key == "kd" else a
+            said.append(f"{label}: {written}, {READINGS[reads]}")
             rows.append(
-                Row(f"against {b.phrase}", written, value, ci, paired(arms, a.key, b.key), b.slot, b.shape)
-                if a.key == "kd"
-                else Row(f"{a.name} − {b.name}", written, value, ci, paired(arms, a.key, b.key), a.slot, a.shape)
+                Row(
+                    label,
+                    written,
+                    value,
+                    ci,
+                    paired(arms, a.key, b.key),
+                    drawn.slot,
+                    drawn.shape,
+                    hollow=reads in ("chance", "unproven"),
+                )
             )
     chart = None
     if any(row.value is not None for row in rows):
-        said = "; ".join(f"{row.label}: {row.reading}" for row in rows)
         chart = interval_chart(
             "chart-worth",
             "Differences in test accuracy",
-            f"{said}. Whiskers are 95% intervals; the vertical line is no difference.",
+            f"{'; '.join(said)}. Whiskers are 95% intervals; the vertical line is no difference.",
             rows,
             lambda tick: decimal(100 * tick, 0 if abs(100 * tick) >= 1 or tick == 0 else 1, signed=True),
             zero=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,12 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """How an arm is named (in a heading, in a sentence, beside a curve) and drawn (colour slot, shape, dashes)."""
+    """How an arm is named (in a heading, in a sentence, after "against", beside a curve) and drawn (colour slot, shape, dashes)."""
 
     key: str
     name: str
     phrase: str
+    versus: str
     short: str
     slot: str
     shape: str
@@ -51,12 +53,15 @@ class Arm:
 
 
 ARMS: dict[str, Arm] = {
-    "teacher": Arm("teacher", "Teacher", "the teacher", "teacher", "teacher", "diamond", "9 3 2 3"),
-    "kd": Arm("kd", "Distilled student", "the distilled student", "distilled", "kd", "circle", ""),
+    "teacher": Arm("teacher", "Teacher", "the teacher", "the teacher", "teacher", "teacher", "diamond", "9 3 2 3"),
+    "kd": Arm(
+        "kd", "Distilled student", "the distilled student", "the distilled student", "distilled", "kd", "circle", ""
+    ),
     "scratch": Arm(
         "scratch",
         "Same student, labels alone",
         "the same student trained on labels alone",
+        "labels alone",
         "labels alone",
         "scratch",
         "square",
@@ -66,6 +71,7 @@ ARMS: dict[str, Arm] = {
         "label_smoothing",
         "Same student, label smoothing",
         "the same student trained with label smoothing",
+        "label smoothing",
         "smoothing",
         "smoothing",
         "triangle",
@@ -77,7 +83,7 @@ ARMS: dict[str, Arm] = {
 def arm_named(key: str) -> Arm:
     """The arm's names and looks; one that is not among the standard arms goes by its own key."""
     plain = key.replace("_", " ")
-    return ARMS.get(key) or Arm(key, plain, f"the arm “{plain}”", plain[:14], "other", "cross", "4 2")
+    return ARMS.get(key) or Arm(key, plain, f"the arm “{plain}”", plain, plain[:14], "other", "cross", "4 2")
 
 
 def metric_named(key: str) -> Metric:
@@ -112,10 +118,10 @@ def difference(metric: Metric, value: float, signed: bool = True, unit: bool = T
 
 
 def p_value(p: float | None) -> str:
-    """``p = 0.012``, or ``p < 0.001``, or nothing where there is none."""
+    """``p = 0.012``, or ``p < 0.001``, or nothing where there is none; a line never breaks within."""
     if p is None:
         return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.{3 if p < 0.1 else 2}f}"
 
 
 def plural(count: int, noun: str) -> str:
@@ -294,4 +300,7 @@ def gate_amount(gate: Record, key: str) -> str:
         written = f"{decimal(100 * value, 1)}% of the teacher’s"
     else:
         written = amount(METRICS[words.metric], value)
+    if key == "limit":
+        # a limit is a round number that someone chose: 3 points, not 3.0
+        written = re.sub(r"(\d)\.0+(?=\D|$)|(\.\d*?[1-9])0+(?=\D|$)", r"\1\2", written)
     return f"{words.limit} {written}" if words and key == "limit" else written
