@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.models import class_logits
-from tutelage.signals import Logits, MixtureLogits, Signals
+from tutelage.signals import ClassScores, Logits, MixtureLogits, Signals
 
 
 class Teacher(Protocol):
@@ -39,13 +39,20 @@ class ModuleTeacher:
         self.allow_masked_classes = allow_masked_classes
 
     def signals(self, batch: Batch) -> Signals:
-        """The model's logits ``[B, C]`` on the teacher view.
+        """The model's logits ``[B, C]`` on the teacher view, on the batch's device.
 
         Raises:
-            TeacherError: NaN or infinity in the logits; the message names the example.
+            TeacherError: NaN or infinity in the logits, and the message names the example; another number of rows than
+                the batch has examples.
+            ModelError: the model returned no logits.
         """
         with _answering(self.model):
-            values = class_logits(self.model, _teacher_view(batch, self.model))
+            values = class_logits(self.model, _teacher_view(batch, self.model)).to(batch["ids"].device)
+        if len(values) != len(batch["ids"]):
+            raise TeacherError(
+                f"teacher {type(self.model).__name__} gave {len(values)} rows for {len(batch['ids'])} examples: rows would meet other "
+                "examples' rows, or one be broadcast to all; return one row an example"
+            )
         _refuse_non_finite(values, batch["ids"], self.allow_masked_classes, type(self.model).__name__)
         return Signals(Logits(values))
 
@@ -80,23 +87,23 @@ class EnsembleTeacher:
         """Every member's logits, ``[M, B, C]``, to be mixed at the temperature the objective asks for.
 
         Raises:
-            TeacherError: a member's class count differs from the first's, or a member fails.
+            TeacherError: a member's class count differs from the first's, or a member gives no logits or fails.
         """
         values: list[Tensor] = []
         weights: list[Tensor] = []
         for weight, member in zip(self.weights, self.members, strict=True):
-            scores = member.signals(batch).logits
+            scores = _scores(member, batch)
             if isinstance(scores, MixtureLogits):  # an ensemble of ensembles is one of all their members
                 values.extend(scores.members)
                 weights.extend(weight * scores.weights)
-            elif scores is not None:
+            else:
                 values.append(scores.at(1.0))
                 weights.append(weight)
         shapes = {tuple(value.shape) for value in values}
-        if len(shapes) != 1 or len(values) < len(self.members):
+        if len(shapes) != 1:
             raise TeacherError(
-                f"{len(values)} of {len(self.members)} members gave logits, of shapes {sorted(shapes)}: their classes cannot be "
-                "compared; give every member the same class list"
+                f"members gave logits of shapes {sorted(shapes)}: their classes cannot be compared; give every member the same "
+                "class list"
             )
         return Signals(MixtureLogits(torch.stack(values), torch.stack(weights)))
 
@@ -110,15 +117,19 @@ class MemoryTeacher:
         weights: the members' weights ``[M]`` where there are members.
 
     Raises:
-        TeacherError: lengths differ or an id is there twice.
+        TeacherError: shapes do not fit together, an id is there twice, or a logit is NaN or +inf, or a whole row −inf.
     """
 
     def __init__(self, ids: Tensor, logits: Tensor, weights: Tensor | None = None) -> None:
-        if (weights is not None) != (logits.ndim == 3) or logits.shape[-2] != len(ids):
+        leading = () if weights is None else (len(weights),)
+        if logits.ndim != len(leading) + 2 or logits.shape[:-1] != (*leading, len(ids)) or len(ids) == 0:
             raise TeacherError(
-                f"{len(ids)} ids for logits of shape {tuple(logits.shape)}: expected [ids, classes], or [members, ids, classes] "
-                "with the members' weights"
+                f"{len(ids)} ids and {'no' if weights is None else len(weights)} weights for logits of shape {tuple(logits.shape)}: "
+                "expected at least one id and [ids, classes], or [members, ids, classes] with the members' weights"
             )
+        logits = logits.detach()
+        members = logits.numel() // max(logits.shape[-1] * len(ids), 1)
+        _refuse_non_finite(logits.flatten(0, -2), ids.repeat(members), allow_masked=True, who="in memory")
         self._sorted_ids, order = torch.sort(ids)
         if bool((self._sorted_ids[1:] == self._sorted_ids[:-1]).any()):
             raise TeacherError(
@@ -132,7 +143,8 @@ class MemoryTeacher:
         """Ask ``teacher`` once about every example of ``transfer_set``.
 
         Raises:
-            TeacherError: what the teacher sees changes from epoch to epoch, so that no one answer stands for it.
+            TeacherError: what the teacher sees changes from epoch to epoch, so that no one answer stands for it; or it
+                gives no logits.
         """
         if transfer_set.teacher_varies:
             raise TeacherError(
@@ -143,11 +155,11 @@ class MemoryTeacher:
         weights: Tensor | None = None
         for start in range(0, len(transfer_set), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(transfer_set)))
-            scores = teacher.signals(transfer_set.batch(rows)).logits
+            scores = _scores(teacher, transfer_set.batch(rows))
             if isinstance(scores, MixtureLogits):
                 weights = scores.weights
                 parts.append(scores.members.cpu())
-            elif scores is not None:
+            else:
                 parts.append(scores.at(1.0).cpu())
         logits = torch.cat(parts, dim=-2)
         _, first = _first_of_each(transfer_set.ids)
@@ -179,6 +191,15 @@ class MemoryTeacher:
         return Signals(Logits(self._logits.index_select(0, rows)))
 
 
+def _scores(teacher: Teacher, batch: Batch) -> ClassScores:
+    scores = teacher.signals(batch).logits
+    if scores is None:
+        raise TeacherError(
+            f"{type(teacher).__name__} gives no logits: there is nothing to mix or to keep; use a teacher that classifies"
+        )
+    return scores
+
+
 def _teacher_view(batch: Batch, model: nn.Module) -> Any:
     inputs = batch.get("teacher", batch["student"])
     parameter = next(model.parameters(), None)
@@ -192,30 +213,30 @@ def _teacher_view(batch: Batch, model: nn.Module) -> Any:
 
 @contextmanager
 def _answering(model: nn.Module) -> Generator[None]:
-    """Eval mode and no gradient inside; flags and buffers as before outside."""
+    """Eval mode and no gradient inside; flags and buffers as before outside.
+
+    The model answers on copies of its buffers. Undoing its changes instead would miss those made through ``.data``, and
+    writing to a buffer that a student's backward pass still needs would break that pass.
+    """
     training = [module for module in model.modules() if module.training]
-    buffers = list(model.named_buffers())
-    before = [(buffer._version, buffer.clone()) for _, buffer in buffers]
-    for module in training:
-        module.training = False
+    buffers = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
     try:
+        for module in training:
+            module.training = False
         with torch.no_grad():
+            copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
+            for module, name, buffer in buffers:
+                setattr(module, name, copies[id(buffer)])
             yield
     finally:
         for module in training:
             module.training = True
-        with torch.no_grad():
-            _restore(model, buffers, before)
-
-
-def _restore(model: nn.Module, buffers: list[tuple[str, Tensor]], before: list[tuple[int, Tensor]]) -> None:
-    for (name, buffer), (version, values) in zip(buffers, before, strict=True):
-        owner_name, _, attribute = name.rpartition(".")
-        setattr_needed = getattr(model.get_submodule(owner_name), attribute) is not buffer
-        if setattr_needed:
-            setattr(model.get_submodule(owner_name), attribute, buffer)
-        if buffer._version != version:
-            buffer.copy_(values)
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
 
 
 def _refuse_non_finite(values: Tensor, ids: Tensor, allow_masked: bool, who: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
@@ -161,6 +164,11 @@ class DistillationTrainer(Trainer):
         assert isinstance(self.train_dataset, TransferSet)
         return self.train_dataset
 
+    @property
+    def _student(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
+
     # Learning
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
@@ -181,6 +189,37 @@ class DistillationTrainer(Trainer):
             clear_staging(Path(str(self.args.output_dir)))
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
         return super().train(str(checkpoint) if checkpoint is not None else None, *args, **options)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Forward and backward of a micro-batch; `Trainer`'s own where something other than autograd has a say in it."""
+        if not self._autograd_alone:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        optimizer: Any = self.optimizer
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedule-free optimisers have a training mode of their own
+        with self.compute_loss_context_manager():
+            loss: Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
+        loss.backward()
+        return loss.detach()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As ``Trainer.create_scheduler``, over the bare optimiser where ``accelerate``'s wrapper has nothing to add.
+
+        The wrapper looks for an installed package twice at each step, which takes as long as a small student's forward.
+        """
+        if self._autograd_alone and isinstance(self.optimizer, AcceleratedOptimizer):
+            self.optimizer = self.optimizer.optimizer
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    @cached_property
+    def _autograd_alone(self) -> bool:
+        """Whether a step is plain autograd and a plain optimiser: no loss scaler, no sharding, no DeepSpeed."""
+        args, accelerator = self.args, self.accelerator
+        plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        special = getattr(accelerator, "scaler", None) is not None or args.parallelism_config is not None
+        special = special or args.torch_empty_cache_steps is not None or str(args.optim).lower().endswith("lomo")
+        return accelerator.distributed_type in plain and args.n_gpu <= 1 and not special
 
     def compute_loss(
         self,
@@ -217,7 +256,7 @@ class DistillationTrainer(Trainer):
             finite = finite and bool(torch.isfinite(torch.as_tensor(norm)))
         if not finite:
             raise non_finite_error(
-                self.model,  # pyright: ignore[reportArgumentType]
+                self._student,
                 self.objective,
                 self.teacher,
                 [self._prepare_inputs(batch) for batch in self._window],  # pyright: ignore[reportArgumentType]
@@ -295,7 +334,7 @@ class DistillationTrainer(Trainer):
         data = self._transfer_set
         digest = sha256(data.ids.numpy().tobytes() + data.known_labels.numpy().tobytes())
         parameters = [
-            (name, tuple(values.shape), str(values.dtype)) for name, values in self.model.state_dict().items()
+            (name, tuple(values.shape), str(values.dtype)) for name, values in self._student.state_dict().items()
         ]
         return {
             **{name: _plain(getattr(self.args, name, None)) for name in _DECISIVE_ARGUMENTS},
@@ -354,7 +393,7 @@ class DistillationTrainer(Trainer):
         """As ``Trainer._save``, for plain modules without a pickle and with shared weights stored once."""
         if state_dict is None and not isinstance(self.model, PreTrainedModel):
             if self.args.should_save:
-                save_student(self.model, Path(output_dir or str(self.args.output_dir)))  # pyright: ignore[reportArgumentType]
+                save_student(self._student, Path(output_dir or str(self.args.output_dir)))
             return
         super()._save(output_dir, state_dict)
 
