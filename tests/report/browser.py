@@ -28,10 +28,10 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 PATIENCE = 60.0
-# the browser reads descriptor 3 and writes 4; copies first, in case either number is in use
+# the browser reads descriptor 3 and writes 4; copies out of their way first, in case either number is in use
 PLACE = """
-import os, sys
-source, sink = os.dup(int(sys.argv[1])), os.dup(int(sys.argv[2]))
+import fcntl, os, sys
+source, sink = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
 os.dup2(source, 3)
 os.dup2(sink, 4)
 os.execv(sys.argv[3], sys.argv[3:])

@@ -39,6 +39,10 @@ OUTSIDE = """[...document.querySelectorAll('main *, header *, nav *')].filter(e 
 OVERLAP = """Math.max(-1, ...[...document.querySelectorAll('.chart .value')].map(v =>
   v.previousElementSibling.getBoundingClientRect().right - v.getBoundingClientRect().left))"""
 
+# names that leave their chart
+BEYOND = """[...document.querySelectorAll('.chart .name')].filter(t =>
+  t.getBoundingClientRect().right > t.closest('.chart').getBoundingClientRect().right + 1).map(t => t.textContent)"""
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
@@ -87,6 +91,7 @@ def test_fits_a_phone(browser: Browser, tmp_path: Path, variant: str) -> None:
     assert browser.evaluate("document.documentElement.scrollWidth") <= 375
     assert browser.evaluate(OUTSIDE) == []
     assert browser.evaluate(OVERLAP) < 0
+    assert browser.evaluate(BEYOND) == []
 
 
 @pytest.mark.parametrize("dark", [False, True])

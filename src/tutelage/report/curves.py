@@ -73,7 +73,7 @@ def line_chart(
         height: in pixels.
         named: writes the arms' names at the ends of their lines.
     """
-    left, right = 10.5, 76.0 if named else 97.0
+    left, right = 10.5, 72.5 if named else 97.0
     top, bottom = 10.0, height - 40.0
     low, high = window
     last_step = max(series_.end[0] for series_ in series) or 1.0

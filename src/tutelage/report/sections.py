@@ -128,7 +128,7 @@ def side_by_side(result: Record) -> View:
         text(method)
         for _, record in arms_of(result)
         for key, method in mapping(record.get("ci_method")).items()
-        if key in TASK_METRICS
+        if key in TASK_METRICS and interval(mapping(record.get("ci95")).get(key)) is not None
     }
     chart = interval_chart(
         "chart-arms",
@@ -211,7 +211,7 @@ def worth(result: Record) -> View:
 
 
 def paired(arms: Record, a: str, b: str) -> list[float]:
-    """The difference in accuracy for each seed that both arms have; none where their seeds differ."""
+    """The difference in accuracy for each seed; none where the two arms' seeds differ, unless ``b`` has only one."""
     by_seed: list[dict[str, float]] = []
     for key in (a, b):
         found: dict[str, float] = {}
@@ -220,9 +220,10 @@ def paired(arms: Record, a: str, b: str) -> list[float]:
             if value is not None:
                 found[text(seed.get("seed"))] = value
         by_seed.append(found)
-    return (
-        [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0]] if by_seed[0].keys() == by_seed[1].keys() else []
-    )
+    first, second = by_seed
+    if len(second) == 1:
+        return [value - other for value in first.values() for other in second.values()]
+    return [value - second[seed] for seed, value in first.items()] if first.keys() == second.keys() else []
 
 
 def cost(result: Record) -> View:
@@ -242,10 +243,10 @@ def cost(result: Record) -> View:
     ]
     batches = {**latencies(student), **latencies(teacher)}
     for batch in sorted(batches, key=lambda b: (len(b), b)):
-        for key, name in (("p50", "median"), ("p95", "95th percentile")):
+        for key, name in (("p50", "median"), ("p95", "p95")):
             table.append(
                 cost_row(
-                    f"Latency at batch {batch}, {name}",
+                    f"Latency, batch {batch}, {name}",
                     latencies(teacher).get(batch, {}).get(key),
                     latencies(student).get(batch, {}).get(key),
                     lambda v: f"{decimal(v, 2)} ms",
