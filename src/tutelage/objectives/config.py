@@ -69,7 +69,7 @@ def _part(item: Mapping[str, Any]) -> tuple[Schedule, Term]:
             f"no 'term' among {', '.join(map(repr, options)) or 'nothing'}: say which, one of {', '.join(_TERMS)}"
         )
     name = options.pop("term")
-    if name not in _TERMS:
+    if not isinstance(name, str) or name not in _TERMS:
         raise ConfigError(f"unknown term {name!r}{nearest(str(name), _TERMS)}: one of {', '.join(_TERMS)}")
     make, known = _TERMS[name]
     for key in options:

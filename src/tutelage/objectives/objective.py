@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tutelage.errors import ObjectiveError
+from tutelage.errors import ConfigError, ObjectiveError
 from tutelage.objectives.divergence import check_classes
 from tutelage.objectives.schedules import Constant, Schedule, as_schedule
 from tutelage.signals import NO_LABEL, Rows, Signals
@@ -39,7 +39,10 @@ class _Algebra(ABC):
         # a Mapping is a config's spelling of a schedule, not a factor
         if not isinstance(weight, (Real, Schedule)):
             return NotImplemented
-        factor = as_schedule(weight)
+        try:
+            factor = as_schedule(weight)
+        except ConfigError as error:
+            raise ObjectiveError(f"weight of {self!r}: {error}") from error
         return Objective.of((_product(factor, own), term) for own, term in self.parts())
 
     __rmul__ = __mul__
