@@ -212,7 +212,8 @@ def _import_file(path: Path) -> ModuleType:
 
 def _from_python(source: ModelSource, seed: int) -> nn.Module:
     assert source.python is not None
-    build: Callable[..., Any] = import_from_file(source.python, source.folder)
+    with _seeded(seed):
+        build: Callable[..., Any] = import_from_file(source.python, source.folder)
     if not callable(build):
         raise ConfigError(
             f"{source.python!r} is a {type(build).__name__}, expected a function that returns an nn.Module"
@@ -224,7 +225,7 @@ def _from_python(source: ModelSource, seed: int) -> nn.Module:
             f"{source.python!r} cannot be called with arguments {dict(source.arguments)}: {error}; its signature is "
             f"{inspect.signature(build)}"
         ) from error
-    # the file is imported by now: what it drew at its first import does not shift the weights
+    # seeded anew: only the first load runs the file, and what it drew then must not shift the weights
     with _seeded(seed):
         model = build(**source.arguments)
     if not isinstance(model, nn.Module):
