@@ -43,7 +43,7 @@ def total_variation(s, t, temperature=1.0):
 
 
 def alpha_beta(s, t, temperature=1.0, alpha=0.2, beta=0.7):
-    """Cichocki, Cruces & Amari 2011, eq. 20, all five branches; q is the teacher, which comes first."""
+    """Cichocki, Cruces & Amari 2011, all five branches; q is the teacher, which comes first."""
     p, q = softmax(s, temperature), softmax(t, temperature)
     if alpha == 0 and beta == 0:
         return (0.5 * (np.log(q) - np.log(p)) ** 2).sum(-1)
@@ -81,7 +81,7 @@ def cross_entropy(s, label, smoothing=0.0):
 
 
 def dkd(s, t, label, alpha, beta, temperature):
-    """Zhao et al. 2022, eq. 7, one row, times T² as in the authors' code."""
+    """Zhao et al. 2022 (DKD), §3, one row, times T² as in the authors' code."""
     p, q = softmax(s, temperature), softmax(t, temperature)
     b_p, b_q = np.array([p[label], 1 - p[label]]), np.array([q[label], 1 - q[label]])
     others = [c for c in range(len(p)) if c != label]
@@ -90,7 +90,7 @@ def dkd(s, t, label, alpha, beta, temperature):
 
 
 def dist(s, t, beta, gamma, temperature):
-    """Huang et al. 2022, eq. 8-10: a mean over rows and a mean over classes, times T² as in the authors' code."""
+    """Huang et al. 2022 (DIST), §3: a mean over rows and a mean over classes, times T² as in the authors' code."""
     p, q = softmax(s, temperature), softmax(t, temperature)
     inter = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
     intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])

@@ -324,6 +324,15 @@ def test_no_gradient_reaches_the_teacher():
     assert student.grad is not None
 
 
+def test_a_second_derivative_is_an_error():
+    """The saved gradient is a constant: differentiated again, it would give a plausible number."""
+    student, teacher = logits(3, 4)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(D.forward_kl(student, teacher).square().sum(), student, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
 def test_inputs_are_left_as_they_are():
     student, teacher = logits(3, 4)
     before = student.clone(), teacher.clone()

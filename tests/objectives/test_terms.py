@@ -251,7 +251,7 @@ def test_dkd():
 
 
 def test_dkd_with_the_teachers_own_weight_is_kl():
-    """Zhao et al. 2022, eq. 6: forward KL = target part + (1 − q_target) · non-target part."""
+    """Zhao et al. 2022: forward KL = target part + (1 − q_target) · non-target part."""
     student, teacher, labels = batch(rows=1)
     rest = 1 - float(torch.softmax(teacher, -1)[0, labels[0]])
     total, _ = evaluate(DKD(1.0, rest, 1.0), student, teacher, labels)

@@ -27,7 +27,7 @@ from tutelage.signals import NO_LABEL, Rows, Signals
 
 @dataclass(frozen=True)
 class DKD(Term):
-    """α · KL over {target, the rest} + β · KL over the non-target classes alone, times T². Zhao et al. 2022, eq. 7.
+    """α · KL over {target, the rest} + β · KL over the non-target classes alone, times T². Zhao et al. 2022 (DKD), §3.
 
     Forward KL is the same sum with α = 1 and β = the teacher's non-target mass; freeing β lets a confident teacher's
     dark knowledge count. In nats; zero (its minimum) where the distributions agree; over the rows that have a label. An

@@ -27,9 +27,9 @@ from torch.autograd.function import once_differentiable
 from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives.definitions import DEFINITIONS, Definition, pair_of
 
-#: Rows are taken in slices of about this many numbers: on a CPU so that the dozen passes over them stay in its cache, on an
-#: accelerator so that what is needed in between stays small beside the logits.
-_CPU_SLICE, _DEVICE_SLICE = 1 << 17, 1 << 25
+#: Rows are taken in slices of about this many numbers: on a CPU so that the dozen passes over them stay in its caches, and
+#: few enough that its threads seldom wait for each other; on an accelerator so that what is needed in between stays small.
+_CPU_SLICE, _DEVICE_SLICE = 1 << 19, 1 << 25
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -55,7 +55,7 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(p‖q) = Σ p log(p/q): what the student claims beyond the teacher. Seeks a mode.
 
-    Zero (its minimum) exactly where p = q. Gu et al. 2024 (MiniLLM), §2.1, per token. Arguments, result and errors as in
+    Zero (its minimum) exactly where p = q. Gu et al. 2024 (MiniLLM), here per row. Arguments, result and errors as in
     :func:`forward_kl`.
     """
     return row_divergence("reverse_kl", student_logits, teacher_logits, temperature)
@@ -66,7 +66,7 @@ def jensen_shannon(
 ) -> Tensor:
     """Generalised Jensen–Shannon divergence, normalised: [β KL(q‖m) + (1−β) KL(p‖m)] / (4β(1−β)), m = βq + (1−β)p.
 
-    The published one (Agarwal et al. 2024, GKD, eq. 1) vanishes as β → 0 and β → 1, gradient and all, and
+    The published one (Agarwal et al. 2024, GKD, §2) vanishes as β → 0 and β → 1, gradient and all, and
     implementations that switch to the full KL at exactly 0 and 1 have a cliff there: β = 0.001 trains a thousandth as
     fast as β = 0. Divided by 4β(1−β) it equals the published value at β = ½ and tends to forward KL / 4 at β = 0 and to
     reverse KL / 4 at β = 1, continuously. To reproduce a published β, multiply the weight by 4β(1−β).
@@ -121,7 +121,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature:
     """½ Σ |p − q|: the largest difference in the probability of any event. Symmetric, in [0, 1], a number without unit.
 
     Zero (its minimum) exactly where p = q. Its gradient does not fade towards the minimum, and is 0 for a class on which
-    the two agree. Wen et al. 2023 (f-distillation), §3. Arguments, result and errors as in :func:`forward_kl`.
+    the two agree. Wen et al. 2023 (f-distill). Arguments, result and errors as in :func:`forward_kl`.
     """
     return row_divergence("total_variation", student_logits, teacher_logits, temperature)
 
@@ -132,8 +132,8 @@ def alpha_beta(
     """Alpha-beta divergence −1/(αβ) Σ [q^α p^β − α/(α+β) q^(α+β) − β/(α+β) p^(α+β)], with its limits.
 
     (1, 0) is forward KL, (0, 1) reverse KL, (½, ½) four times the squared Hellinger distance, (0, 0) half the squared
-    difference of log-probabilities. Zero (its minimum) exactly where p = q. Wang et al. 2025 (ABKD), definition 3.1, with
-    the limits at α = 0, β = 0 and α + β = 0 of Cichocki, Cruces & Amari 2011, eq. 20 (1/β², not 1/β, at α = 0). With a
+    difference of log-probabilities. Zero (its minimum) exactly where p = q. Wang et al. 2025 (ABKD), with
+    the limits at α = 0, β = 0 and α + β = 0 of Cichocki, Cruces & Amari 2011 (1/β², not 1/β, at α = 0). With a
     negative exponent a power may grow beyond any number: it is cut at e^60. Arguments, result and errors as in
     :func:`forward_kl`, and
 
@@ -247,14 +247,20 @@ class _RowDivergence(torch.autograd.Function):
         return value_N.sum() if summed else value_N
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient_NC,) = ctx.saved_tensors
-        of_row = grad if grad.ndim == 0 else grad.unsqueeze(1)
-        gradient_NC = gradient_NC * of_row
-        if gradient_NC.dtype != ctx.student_dtype:
-            gradient_NC = gradient_NC.to(ctx.student_dtype)
-        return gradient_NC, None, None, None
+        # once_differentiable costs a small batch more than the product, and matters only where a graph of this is made
+        return _rescaled_once(ctx, grad) if torch.is_grad_enabled() else _rescaled(ctx, grad)
+
+
+def _rescaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (gradient_NC,) = ctx.saved_tensors
+    gradient_NC = gradient_NC * (grad if grad.ndim == 0 else grad.unsqueeze(1))
+    if gradient_NC.dtype != ctx.student_dtype:
+        gradient_NC = gradient_NC.to(ctx.student_dtype)
+    return gradient_NC, None, None, None
+
+
+_rescaled_once = once_differentiable(_rescaled)
 
 
 def _value_and_gradient(student_NC: Tensor, teacher_NC: Tensor, how: _How) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from tutelage.signals import Rows, Signals
 class DIST(Term):
     """β · (1 − Pearson correlation of each row's probabilities) + γ · (the same of each class's over the batch), times T².
 
-    Huang et al. 2022, eq. 8–10: a student much smaller than its teacher keeps the order of the classes (inter), and of the
+    Huang et al. 2022 (DIST), §3: a student much smaller than its teacher keeps the order of the classes (inter), and of the
     examples within a class (intra), instead of the probabilities. A number without unit, 0 at the teacher, at most
     2(β + γ)T². The intra part is a property of a batch: accumulating small batches gives the mean of theirs, which is
     *not* that of the one big batch, and the last, smaller batch of an epoch gives a noisier one.

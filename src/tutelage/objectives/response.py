@@ -197,7 +197,7 @@ class Divergence(Term):
 class LogitMSE(Term):
     """Mean over classes of the squared difference of the logits, per row; in squared logits, not nats.
 
-    Ba & Caruana 2014, eq. 1 and Kim et al. 2021, eq. 4, which sum over the classes: this is theirs over C. Centred, each row's
+    Ba & Caruana 2014 and Kim et al. 2021, which sum over the classes: this is theirs over C. Centred, each row's
     mean difference, which no softmax can see, is taken off first; T² times the forward KL tends to half of the centred
     one as T → ∞ (Hinton 2015, §2.1). Classes that the student or the teacher masks (logit −inf) have no logit to compare
     and are left out of the mean. An ensemble is mixed at T = 1.
