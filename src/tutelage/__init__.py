@@ -29,7 +29,27 @@ _HOMES = {
     "Study": "tutelage.studies",
 }
 
-__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "DIST",
+    "DKD",
+    "KL",
+    "CrossEntropy",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "Divergence",
+    "EnsembleTeacher",
+    "LogitMSE",
+    "MemoryTeacher",
+    "ModuleTeacher",
+    "Objective",
+    "Splits",
+    "Study",
+    "Term",
+    "TransferSet",
+    "TutelageError",
+    "__version__",
+    "load_model",
+]
 
 if TYPE_CHECKING:
     from tutelage.data import Splits, TransferSet

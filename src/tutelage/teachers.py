@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from tutelage.models import class_logits
 from tutelage.signals import ClassScores, Logits, MixtureLogits, Signals
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Anything that gives signals for a batch, without gradient and always the same for the same view."""
 

@@ -50,12 +50,13 @@ class ModelSource:
     folder: Path = Path()
 
 
-def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0) -> nn.Module:
+def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0, trained: bool = False) -> nn.Module:
     """Build the model a source names; fresh weights are drawn under ``seed``, without touching the global generator.
 
     Args:
         source: a :class:`ModelSource`, or its fields as a mapping, as a config has them.
         seed: seeds the initialisation.
+        trained: refuse a hub model some of whose weights are not in its files (a fresh head, say).
 
     Raises:
         ConfigError: the file, function or combination of keys is wrong.
@@ -76,7 +77,7 @@ def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0) -> nn.
         raise ConfigError(
             f"'revision: {source.revision}' pins a hub model, but the model is {source.python!r}; drop it"
         )
-    model = _from_python(source, seed) if source.python is not None else _from_hub(source, seed)
+    model = _from_python(source, seed) if source.python is not None else _from_hub(source, seed, trained)
     if source.checkpoint is not None:
         load_weights(model, source.folder / source.checkpoint, allow_pickle=source.allow_pickle)
     return model
@@ -233,7 +234,7 @@ def _from_python(source: ModelSource, seed: int) -> nn.Module:
     return model
 
 
-def _from_hub(source: ModelSource, seed: int) -> nn.Module:
+def _from_hub(source: ModelSource, seed: int, trained: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     assert source.hub is not None
@@ -251,8 +252,9 @@ def _from_hub(source: ModelSource, seed: int) -> nn.Module:
         images = type(config) in AutoModelForImageClassification._model_mapping  # pyright: ignore[reportPrivateUsage]
         kind = AutoModelForImageClassification if images else AutoModelForSequenceClassification
         with _seeded(seed):
-            return kind.from_pretrained(
+            model, loading = kind.from_pretrained(
                 name,
+                output_loading_info=True,
                 config=config,
                 revision=source.revision,
                 trust_remote_code=False,
@@ -268,3 +270,10 @@ def _from_hub(source: ModelSource, seed: int) -> nn.Module:
             f"in the cache when offline) or a folder; {local} is {'a' if local.is_dir() else 'not a'} folder. Weights are read "
             "from safetensors unless 'allow_pickle: true', and must have the shapes that the config and 'arguments' say"
         ) from error
+    fresh = sorted(loading["missing_keys"])
+    if trained and fresh and source.checkpoint is None:
+        raise ModelError(
+            f"'hub: {source.hub}' lacks {len(fresh)} of the weights of {type(model).__name__} ({', '.join(fresh[:3])}): they would be "
+            "random, and a teacher would teach noise; give a fine-tuned model, a checkpoint, or train the teacher in this run"
+        )
+    return model

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_model as load_safetensors
 from safetensors.torch import save_model as save_safetensors
 from torch import nn
 
-from tutelage.errors import ModelError
 from tutelage.models.calling import unwrapped
+from tutelage.models.loading import load_weights
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -42,12 +40,5 @@ def load_student(model: nn.Module, folder: Path) -> nn.Module:
     Raises:
         ModelError: the weights are not those of this architecture.
     """
-    try:
-        missing, unexpected = load_safetensors(model, str(folder / WEIGHTS_FILE), strict=True)
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise ModelError(f"the model in {folder} could not be loaded into {type(model).__name__}: {error}") from error
-    if missing or unexpected:
-        raise ModelError(
-            f"{folder} lacks {sorted(missing)} and has {sorted(unexpected)} too much for {type(model).__name__}"
-        )
+    load_weights(model, folder / WEIGHTS_FILE)
     return model

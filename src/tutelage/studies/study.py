@@ -20,11 +20,15 @@ from tutelage import __version__
 from tutelage.data import Splits, TransferSet
 from tutelage.errors import ConfigError
 from tutelage.evaluation import measure_cost
+from tutelage.models import class_logits
+from tutelage.models.saving import load_student
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
+from tutelage.signals import MixtureLogits
 from tutelage.studies.arm import ArmPlan, ArmRun, Progress, Silent, build_seeded, predict, run_arm, weights_digest
 from tutelage.studies.evidence import collect_evidence
 from tutelage.studies.gates import JUDGED, Gates, judge
 from tutelage.studies.records import arm_record, comparisons, provenance
+from tutelage.studies.yaml_text import to_yaml
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
 from tutelage.training.checkpoints import write_atomically
 
@@ -100,7 +104,7 @@ class Study:
         unknown = [arm for arm in self.arms if arm not in (JUDGED, *CONTROLS)]
         if unknown or JUDGED not in self.arms:
             raise ConfigError(
-                f"arms are {list(self.arms)}, expected 'kd' with any of {', '.join(CONTROLS)}; other methods go in as extra arms, each with "
+                f"arms are {list(self.arms)}, expected 'kd' with any of {', '.join(CONTROLS)}; other methods are extra arms, each with "
                 "its objective"
             )
         reserved = sorted({JUDGED, "teacher", *CONTROLS} & set(self.extra_arms))
@@ -152,6 +156,7 @@ class Study:
         started, clock = datetime.now(UTC), time.perf_counter()
         for objective in self.objectives.values():
             objective.validate()
+        self._check_classes()
         config_text = self._config_text()
         teacher, teacher_run = self._ready_teacher(folder, progress)
         teacher_logits = _teacher_predictions(teacher, self.splits.test)
@@ -187,6 +192,23 @@ class Study:
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
         return result
 
+    def _check_classes(self) -> None:
+        """Find out before anything is trained that teacher, student and data do not speak of the same classes."""
+        batch = self.splits.validation.for_evaluation().batch(torch.arange(2))
+        classes = {"student": _class_count(build_seeded(self.student, self.seed_list[0]), batch["student"])}
+        if isinstance(self.teacher, nn.Module | ModuleTeacher):
+            module = self.teacher.model if isinstance(self.teacher, ModuleTeacher) else self.teacher
+            classes["teacher"] = _class_count(module, batch.get("teacher", batch["student"]))
+        elif self.teacher_training is not None and not isinstance(self.teacher, Teacher):
+            module = build_seeded(self.teacher, self.teacher_training.seed)
+            classes["teacher"] = _class_count(module, batch.get("teacher", batch["student"]))
+        known = self.splits.classes
+        if len(set(classes.values())) > 1 or min(classes.values()) < known:
+            said = ", ".join(f"the {who} has {count:,} classes" for who, count in classes.items())
+            raise ConfigError(
+                f"{said}, and the data {known:,}: rows cannot be compared class by class; give both models one output for each class"
+            )
+
     def _ready_teacher(self, folder: Path, progress: Progress) -> tuple[Teacher, list[ArmRun]]:
         """The teacher, trained first where this run is to train it."""
         recipe = self.teacher_training
@@ -207,8 +229,6 @@ class Study:
             fingerprint=self.fingerprint,
         )
         run = run_arm(plan, progress)
-        from tutelage.models.saving import load_student
-
         return ModuleTeacher(load_student(build_seeded(self.teacher, recipe.seed), plan.folder)), [run]
 
     def _given_teacher(self) -> Teacher:
@@ -278,8 +298,6 @@ class Study:
         }.get(arm, "the same student, trained with another objective")
 
     def _config_text(self) -> str:
-        from tutelage.studies.yaml_text import to_yaml
-
         config = (
             self.config
             if self.config is not None
@@ -293,6 +311,16 @@ class Study:
         return to_yaml(config)
 
 
+def _class_count(model: nn.Module, inputs: Any) -> int:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        was_training = model.training
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        moved = inputs.to(device) if isinstance(inputs, torch.Tensor) else {k: v.to(device) for k, v in inputs.items()}
+        count = class_logits(model.eval(), moved).shape[1]
+        model.train(was_training)
+    return count
+
+
 class _EnsembleModule(nn.Module):
     """An ensemble as it would be deployed: every member runs, and their probabilities are averaged."""
 
@@ -303,9 +331,6 @@ class _EnsembleModule(nn.Module):
 
     def forward(self, inputs: Any) -> torch.Tensor:
         """Log-probabilities ``[B, C]``."""
-        from tutelage.models import class_logits
-        from tutelage.signals import MixtureLogits
-
         values = torch.stack([class_logits(member, inputs) for member in self.members])
         return MixtureLogits(values, self.get_buffer("weights")).at(1.0)
 
