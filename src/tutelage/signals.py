@@ -90,8 +90,12 @@ class MixtureLogits:
         return self.members.shape[2]
 
     def at(self, temperature: float) -> Tensor:
-        """Effective logits ``[N, C]`` at ``temperature``, in float32 or better."""
-        members = self.members.to(torch.promote_types(self.members.dtype, torch.float32))
+        """Effective logits ``[N, C]`` at ``temperature``, in float32 or better.
+
+        In float64 above T = 16, where the probabilities differ by so little that float32 would round the logits away.
+        """
+        least = torch.float64 if temperature > 16 else torch.float32
+        members = self.members.to(torch.promote_types(self.members.dtype, least))
         log_p_MNC = torch.log_softmax(members / temperature, dim=-1)
         log_w_M11 = self.weights.to(members).log()[:, None, None]
         return temperature * torch.logsumexp(log_p_MNC + log_w_M11, dim=0)
