@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "TutelageError": "tutelage.errors",
     "TransferSet": "tutelage.data",
-    "Splits": "tutelage.data",
+    "split": "tutelage.data",
     "load_model": "tutelage.models",
     "ModuleTeacher": "tutelage.teachers",
     "EnsembleTeacher": "tutelage.teachers",
@@ -27,6 +27,7 @@ _HOMES = {
     "DistillationTrainer": "tutelage.training",
     "DistillationArguments": "tutelage.training",
     "Study": "tutelage.studies",
+    "write_report": "tutelage.report",
 }
 
 __all__ = [
@@ -42,20 +43,22 @@ __all__ = [
     "MemoryTeacher",
     "ModuleTeacher",
     "Objective",
-    "Splits",
     "Study",
     "Term",
     "TransferSet",
     "TutelageError",
     "__version__",
     "load_model",
+    "split",
+    "write_report",
 ]
 
 if TYPE_CHECKING:
-    from tutelage.data import Splits, TransferSet
+    from tutelage.data import TransferSet, split
     from tutelage.errors import TutelageError
     from tutelage.models import load_model
     from tutelage.objectives import DIST, DKD, KL, CrossEntropy, Divergence, LogitMSE, Objective, Term
+    from tutelage.report import write_report
     from tutelage.studies import Study
     from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher
     from tutelage.training import DistillationArguments, DistillationTrainer

@@ -1,0 +1,92 @@
+"""Run every benchmark and write ``docs/benchmarks.md``."""
+
+import platform
+import statistics
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks import startup, student_step
+from benchmarks.timing import row
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+PAGE_TEXT = """# Benchmarks
+
+Made by `make bench` on {date}: {cpu}, {threads} threads, Python {python}, torch {torch}, transformers {transformers}.
+Contestants take turns; a ratio is of medians over rounds, with the least and the greatest ratio within one round. The
+machine is shared, so the ratios say more than the milliseconds.
+
+## A student's step
+
+784-128-10 MLP, batch 128, `0.1 * CrossEntropy() + 0.9 * KL(temperature=4)`, fused AdamW, gradient clipping, linear schedule;
+steady state. The loops by hand do the same work.
+
+| step | tutelage | peer | ratio | target |
+|---|---|---|---|---|
+{in_memory}
+{loader}
+
+## A live teacher
+
+784-1200-1200-10 teacher. What a live teacher adds to the step with its logits in memory, beside its own forward pass on the
+same batches: {added:.3f} ms against {forward:.3f} ms, {share:.2f}× (median of rounds; {least:.2f} to {most:.2f}).
+Target: at most 1.05×.
+
+## Start-up
+
+| process | median | target |
+|---|---|---|
+| `python -c pass` | {bare:.3f} s | |
+| `import tutelage` | {imported:.3f} s | below 0.3 s |
+| `tutelage --help` | {helped:.3f} s | below 0.5 s |
+"""
+
+
+def cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def main() -> None:
+    step, live = student_step.measure()
+    start = startup.measure()
+    added = [a - b for a, b in zip(live.rounds["live"], live.rounds["memory"], strict=True)]
+    share = [extra / forward for extra, forward in zip(added, live.rounds["forward"], strict=True)]
+    text = PAGE_TEXT.format(
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        cpu=cpu(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        in_memory=row(
+            "logits in memory, beside the loop by hand over tensors",
+            step,
+            "tutelage",
+            "by hand, in memory",
+            "at most 1.6×",
+        ),
+        loader=row(
+            "the same, beside the loop by hand over a `DataLoader`", step, "tutelage", "by hand, DataLoader", "below 1×"
+        ),
+        added=statistics.median(added),
+        forward=live.median("forward"),
+        share=statistics.median(share),
+        least=min(share),
+        most=max(share),
+        bare=start.median("python") / 1e3,
+        imported=start.median("import") / 1e3,
+        helped=start.median("help") / 1e3,
+    )
+    PAGE.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
