@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import time
+import traceback
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -29,6 +31,9 @@ app = typer.Typer(
 )
 
 _MISTAKE = 2
+_INTERRUPTED = 130
+#: Seconds between two lines about the same training in a log.
+_LOG_EVERY = 30.0
 
 
 def _version(wanted: bool) -> None:
@@ -81,12 +86,25 @@ def run(
 
     checked = load_config(config, overrides or [])
     folder = out if out is not None else Path("runs") / _run_name(config)
+    if (folder / "config.yaml").resolve() == config.resolve():
+        raise ConfigError(
+            f"--out {folder} is the config's own folder: the run would overwrite {config} with its resolved copy; name another folder"
+        )
     from tutelage.config import build_study
     from tutelage.report import write_report
 
+    _quieten_libraries()
     study = build_study(checked, config.parent, _command(config, out, overrides or []))
-    with _Watcher() as watcher:
-        result = study.run(folder, watcher)
+    trainings = len(study.objectives) * len(study.seed_list) + (study.teacher_training is not None)
+    try:
+        with _Watcher(trainings) as watcher:
+            watcher.say(
+                f"{study.title}: {', '.join(study.objectives)} with {_seeds(len(study.seed_list))}, into {folder}"
+            )
+            result = study.run(folder, watcher)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     page = write_report(folder)
     _summarise(result)
     typer.echo(f"\npage:   {page}\nrecord: {folder / 'result.json'}")
@@ -105,16 +123,45 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except TutelageError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(_MISTAKE)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the same command goes on from the last checkpoint", err=True)
-        sys.exit(130)
+        _leave(str(error))
     except OSError as error:
-        typer.echo(
-            f"error: {error.strerror or error}: {error.filename}" if error.filename else f"error: {error}", err=True
-        )
-        sys.exit(_MISTAKE)
+        _leave(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    except Exception as error:
+        place = _place_in_users_file(error)
+        if place is None:
+            raise
+        _leave(f"{place}: {type(error).__name__}: {error}; mend it there, and run the same command again")
+
+
+def _leave(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(_MISTAKE)
+
+
+def _place_in_users_file(error: Exception) -> str | None:
+    """Where in a file that the config names an error was raised, or None where no such file was at work."""
+    frames = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if "tutelage_user_" in frame.f_globals.get("__name__", "")
+    ]
+    if not frames:
+        return None
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame is frames[-1]]
+    code = frames[-1].f_code
+    return f"{code.co_filename}, line {lines[-1]}, in {code.co_name}"
+
+
+def _quieten_libraries() -> None:
+    """Keep the terminal for what the study says: libraries' progress bars and notices about fresh weights are not news."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def _run_name(config: Path) -> str:
@@ -140,12 +187,17 @@ def _templates() -> dict[str, Path]:
 class _Watcher:
     """Shows how far a study is: a bar on a terminal, plain lines in a log."""
 
-    def __init__(self) -> None:
+    def __init__(self, trainings: int) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True)
+        self._trainings = trainings
+        self._done = 0
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._what = ""
+        self._total = 0
+        self._said_at = 0.0
 
     def __enter__(self) -> _Watcher:
         if self._console.is_terminal:
@@ -161,43 +213,82 @@ class _Watcher:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """One line, as it is."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def started(self, what: str, total_steps: int, steps_done: int) -> None:
         """A training begins, or goes on."""
+        self._what, self._total, self._said_at = what, total_steps, time.monotonic()
+        if steps_done:
+            self.say(f"{self._counted(what)}: goes on at step {steps_done:,} of {total_steps:,}")
         if self._bar is not None:
-            self._task = self._bar.add_task(what, total=total_steps, completed=steps_done)
-        elif steps_done:
-            self._console.print(f"{what}: goes on at step {steps_done} of {total_steps}", highlight=False)
+            from rich.markup import escape
+
+            self._task = self._bar.add_task(escape(self._counted(what)), total=total_steps, completed=steps_done)
 
     def advanced(self, steps_done: int) -> None:
         """It has made so many steps."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=steps_done)
+        elif time.monotonic() - self._said_at >= _LOG_EVERY:
+            self._said_at = time.monotonic()
+            self.say(f"{self._counted(self._what)}: step {steps_done:,} of {self._total:,}")
 
     def finished(self, what: str, outcome: str) -> None:
         """It is done."""
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        self._console.print(f"{what}: {outcome}", highlight=False)
+        self.say(f"{self._counted(what)}: {outcome}")
+        self._done += 1
+
+    def _counted(self, what: str) -> str:
+        return f"[{self._done + 1}/{self._trainings}] {what}"
 
 
 def _summarise(result: Mapping[str, Any]) -> None:
+    """The arms side by side, then the verdict and why, in 80 columns or fewer."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = Console(highlight=False)
     arms = result["arms"]
-    seeds = len(arms["kd"]["seeds"])
-    table = Table(title=f"{result['title']}: {result['splits']['test']} test examples, {seeds} seed{'s' * (seeds > 1)}")
-    for name in ("arm", "accuracy", "95% interval", "NLL", "ECE", "agreement with teacher"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    examples, seeds = result["splits"]["test"], len(arms["kd"]["seeds"])
+    console.print(
+        Text(f"\n{result['title']}: {examples:,} test examples, {_seeds(seeds)}, {_duration(result['seconds'])}")
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("arm", overflow="fold", min_width=8)
+    for heading in ("accuracy", "95% interval", "NLL", "ECE", "agrees with\nteacher"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, arm in arms.items():
         mean, interval = arm["mean"], arm["ci95"]["accuracy"]
-        span = f"{interval[0]:.1%} to {interval[1]:.1%}" if interval and None not in interval else "–"
+        span = f"{interval[0]:.1%} to {interval[1]:.1%}" if None not in interval else "–"
         agreement = f"{mean['agreement']:.1%}" if "agreement" in mean else ""
-        table.add_row(name, f"{mean['accuracy']:.1%}", span, f"{mean['nll']:.3f}", f"{mean['ece']:.3f}", agreement)
+        cells = (f"{mean['accuracy']:.1%}", span, f"{mean['nll']:.3f}", f"{mean['ece']:.3f}", agreement)
+        table.add_row(Text(name), *cells)
     console.print(table)
+    decision = result["verdict"]["decision"]
+    colour, meaning = _DECISIONS[decision]
+    console.print(Text.assemble("verdict: ", (decision, f"bold {colour}"), f" ({meaning})"))
     for gate in result["verdict"]["gates"]:
-        outcome = {True: "passed", False: "failed", None: "undecided"}[gate["passed"]]
-        console.print(f"  {gate['name']}: {outcome}: {gate['why']}", highlight=False, soft_wrap=True)
-    console.print(f"verdict: [bold]{result['verdict']['decision']}[/bold]")
+        colour, outcome = {True: ("green", "passed"), False: ("red", "failed"), None: ("yellow", "undecided")}[
+            gate["passed"]
+        ]
+        console.print(Text.assemble("  ", (f"{outcome:<10}", colour), f"{gate['name']}: {gate['why']}"), soft_wrap=True)
+
+
+_DECISIONS = {
+    "ship": ("green", "every gate passed"),
+    "hold": ("yellow", "not enough evidence"),
+    "reject": ("red", "a gate failed"),
+}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

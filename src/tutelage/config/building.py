@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import inspect
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.config.explaining import nearest
 from tutelage.config.schema import DataSection, ModelSection, StudyConfig, ViewStep
 from tutelage.data import (
     Chain,
     DataSource,
+    Draws,
     GaussianNoise,
     HorizontalFlip,
     Normalise,
@@ -24,13 +29,15 @@ from tutelage.data import (
     Tokenise,
     TransferSet,
     View,
+    is_random,
     load_source,
     split,
 )
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, TutelageError
 from tutelage.models import ModelSource, import_from_file, load_model
 from tutelage.objectives import Objective, objective_from_config
 from tutelage.studies import Gates, Study, TeacherTraining
+from tutelage.studies.arm import weights_digest
 from tutelage.teachers import ModuleTeacher
 
 _VIEWS: dict[str, Callable[..., View]] = {
@@ -54,6 +61,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         TutelageError: something the config names is not there, or does not fit.
     """
     objective, extra_arms = _objectives(config)
+    arms = [arm for arm in config.study.arms if isinstance(arm, str)]
     labelled, tokenizer = _splits(config.data, folder)
     splits = (
         labelled.keep_labels(config.data.labelled, config.data.seed) if config.data.labelled is not None else labelled
@@ -63,19 +71,19 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     return Study(
         splits=splits,
         # a study seeds torch before it asks for a student
-        student=lambda: load_model(student_source, seed=torch.initial_seed()),
+        student=lambda: _load(student_source, "student.model", seed=torch.initial_seed()),
         teacher=teacher,
         objective=objective,
         training=config.training,
         seeds=config.study.seeds,
-        arms=[arm for arm in config.study.arms if isinstance(arm, str)],
+        arms=arms,
         extra_arms=extra_arms,
         label_smoothing=config.study.label_smoothing,
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
         title=config.title or folder.resolve().name,
         processing=tokenizer,
-        config=config.model_dump(exclude_none=True),
+        config=config.resolved(),
         fingerprint=_fingerprint(config, folder),
         command=command,
     )
@@ -89,12 +97,26 @@ def _objectives(config: StudyConfig) -> tuple[Objective, dict[str, Objective]]:
         if len(arm) != 1:
             raise ConfigError(f"study.arms: {arm} has {len(arm)} names, expected one name with its list of terms")
         ((name, items),) = arm.items()
-        extra[name] = objective_from_config(items)
+        if name in extra:
+            raise ConfigError(
+                f"study.arms: {name!r} is there twice: one of the two would silently win; give each its own name"
+            )
+        with _naming(f"study.arms, {name!r}"):
+            extra[name] = objective_from_config(items)
     return objective_from_config(config.objective), extra
 
 
+@contextmanager
+def _naming(where: str) -> Generator[None]:
+    """Say which part of the config an error is about."""
+    try:
+        yield
+    except TutelageError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
 def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
-    make = import_from_file(data.python, folder) if data.python is not None else None
+    make = _function(data.python, folder, "data.python", 0) if data.python is not None else None
     source = DataSource(
         source=data.source,
         path=data.path,
@@ -103,7 +125,7 @@ def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
         label=data.label,
         name=data.name,
         revision=data.revision,
-        split=data.split,
+        split=data.split or "train",
         test_split=data.test_split,
         folder=folder,
         make=make,
@@ -152,20 +174,73 @@ def _view_step(step: ViewStep, folder: Path, where: str) -> View:
     if len(named) != 1:
         raise ConfigError(f"{where}: {dict(named)} has {len(named)} keys, expected one view with its options")
     ((name, options),) = named.items()
-    if name in ("python", "per_example"):
-        function = import_from_file(str(options), folder)
-        return PerExample(function) if name == "per_example" else function
+    if name == "python":
+        return _FileView(str(options), _function(str(options), folder, f"{where}.python", 2))
+    if name == "per_example":
+        return PerExample(_FileTransform(str(options), _function(str(options), folder, f"{where}.per_example", 1)))
     if name not in _VIEWS:
-        raise ConfigError(f"{where}: unknown view {name!r}; there are {', '.join([*_VIEWS, 'per_example', 'python'])}")
+        known = [*_VIEWS, "per_example", "python"]
+        raise ConfigError(
+            f"{where}: unknown view {name!r}{nearest(str(name), known)} (a view is one of {', '.join(known)})"
+        )
     if not isinstance(options, Mapping):
         raise ConfigError(f"{where}.{name} is {options!r}, expected its options as a mapping")
     given = dict(options)
     if name == "tokenise" and (folder / str(given.get("tokenizer", ""))).is_dir():
         given["tokenizer"] = str(folder / given["tokenizer"])
-    try:
-        return _VIEWS[name](**given)
-    except TypeError as error:
-        raise ConfigError(f"{where}.{name}: {error}") from error
+    make = _VIEWS[name]
+    taken = list(inspect.signature(make).parameters)
+    for option in given:
+        if option not in taken:
+            raise ConfigError(f"{where}.{name}: unknown option {str(option)!r}{nearest(str(option), taken)}")
+    with _naming(f"{where}.{name}"):
+        try:
+            return make(**given)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, TutelageError):
+                raise
+            raise ConfigError(f"{error}; it takes {', '.join(taken)}") from error
+
+
+def _function(reference: str, folder: Path, where: str, arguments: int) -> Callable[..., Any]:
+    """The user's function that a reference names, checked to take so many arguments."""
+    with _naming(where):
+        function = import_from_file(reference, folder)
+        if not callable(function):
+            raise ConfigError(f"{reference!r} is a {type(function).__name__}, expected a function")
+        try:
+            inspect.signature(function).bind(*[None] * arguments)
+        except TypeError as error:
+            takes = {0: "no arguments", 1: "one example", 2: "(inputs, draws)"}[arguments]
+            raise ConfigError(f"{reference!r} will be called with {takes}, which does not fit: {error}") from error
+    return function
+
+
+@dataclass(frozen=True)
+class _FileView:
+    """A view from the user's file. It shows as its reference, the same in every session: a run is resumed by it."""
+
+    reference: str
+    function: Callable[..., Any] = field(repr=False)
+
+    @property
+    def random(self) -> bool:
+        """As the function says, and random where it does not say."""
+        return is_random(self.function)
+
+    def __call__(self, inputs: Any, draws: Draws, /) -> Any:
+        return self.function(inputs, draws)
+
+
+@dataclass(frozen=True)
+class _FileTransform:
+    """A transform of one example from the user's file; see :class:`_FileView`."""
+
+    reference: str
+    function: Callable[[Any], torch.Tensor] = field(repr=False)
+
+    def __call__(self, example: Any, /) -> torch.Tensor:
+        return self.function(example)
 
 
 def _teacher(
@@ -174,10 +249,16 @@ def _teacher(
     section = config.teacher
     source = _model_source(section.model, folder)
     if section.training is not None:
-        return lambda: load_model(source, seed=torch.initial_seed()), TeacherTraining(
-            labelled, section.training, section.seed
-        )
-    model = load_model(source, seed=section.seed, trained=True)
+        recipe = TeacherTraining(labelled, section.training, section.seed)
+        return lambda: _load(source, "teacher.model", seed=torch.initial_seed()), recipe
+    model = _load(source, "teacher.model", seed=section.seed, trained=True)
+    if section.model.python is not None and section.model.checkpoint is None:
+        another = _load(source, "teacher.model", seed=section.seed + 1, trained=True)
+        if weights_digest(model) != weights_digest(another):
+            raise ConfigError(
+                f"teacher.model: {section.model.python!r} makes other weights from another seed, so they are not trained ones, and the "
+                "student would be taught noise; give 'checkpoint: file.safetensors', or 'training' for this run to train it"
+            )
     return ModuleTeacher(model, allow_masked_classes=section.allow_masked_classes), None
 
 
@@ -185,9 +266,14 @@ def _model_source(section: ModelSection, folder: Path) -> ModelSource:
     return ModelSource(**section.model_dump(), folder=folder)
 
 
+def _load(source: ModelSource, where: str, *, seed: int, trained: bool = False) -> nn.Module:
+    with _naming(where):
+        return load_model(source, seed=seed, trained=trained)
+
+
 def _fingerprint(config: StudyConfig, folder: Path) -> dict[str, Any]:
     """The config's facts that decide the weights, by their dotted keys, and the contents of the files it names."""
-    facts = config.model_dump(include={"data": True, "teacher": True, "student": True}, exclude_none=True)
+    facts = {name: section for name, section in config.resolved().items() if name in ("data", "teacher", "student")}
     flat: dict[str, Any] = {}
 
     def flatten(prefix: str, value: Any) -> None:
@@ -197,7 +283,7 @@ def _fingerprint(config: StudyConfig, folder: Path) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    flatten("", facts)
+    flatten("", json.loads(json.dumps(facts, default=str)))
     for reference in sorted({str(value).rpartition(":")[0] for value in flat.values() if ".py:" in str(value)}):
         path = folder / reference
         if path.is_file():

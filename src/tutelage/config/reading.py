@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from tutelage.config.schema import StudyConfig
+from tutelage.config.explaining import explain, nearest, together
+from tutelage.config.schema import DataSection, StudyConfig
 from tutelage.errors import ConfigError
 
 
@@ -38,23 +37,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, no valid YAML, a duplicate key, or not a mapping.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected a config file{_configs_in(path) or ', such as config.yaml'}")
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        nearby = sorted(found.name for found in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        hint = f"; in that folder: {', '.join(nearby)}" if nearby else "; `tutelage init` writes a starter config"
+    except (FileNotFoundError, NotADirectoryError):
+        hint = _configs_in(path.parent) or "; `tutelage init` writes a starter config"
         raise ConfigError(f"there is no config {path}{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is no text: {error.reason} at byte {error.start}; expected a YAML file in UTF-8"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     try:
         data = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
         raise ConfigError(f"{path}: {_problem(error)}: one of the two values would silently win; keep one") from error
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {_problem(error)}") from error
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path} holds {'nothing' if data is None else f'a {type(data).__name__}'}, expected a mapping of sections"
+            f"{path} holds {'nothing' if data is None else f'a {type(data).__name__}'}, expected a mapping of sections (data, teacher, "
+            "student, objective, training); `tutelage init` writes a starter config"
         )
     return data
 
@@ -67,22 +72,22 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     """
     for override in overrides:
         dotted, separator, text = override.partition("=")
-        if not separator or not dotted:
+        if not separator or not all(dotted.split(".")):
             raise ConfigError(f"--set {override!r}: expected key=value, for example training.learning_rate=1e-3")
         try:
             value = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
+        except (YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_problem(error)}") from error
         *parents, last = dotted.split(".")
         place: Any = data
-        for part in parents:
-            place = _enter(place, part, override)
+        for depth, part in enumerate(parents):
+            place = _enter(place, part, override, ".".join(parents[:depth]))
         if isinstance(place, list):
             place[_index(place, last, override)] = value
         elif isinstance(place, dict):
             place[last] = value
         else:
-            raise ConfigError(f"--set {override!r}: {'.'.join(parents)} is a {type(place).__name__} and has no keys")
+            raise _no_keys(override, ".".join(parents), place)
     return data
 
 
@@ -95,14 +100,44 @@ def check_config(data: Mapping[str, Any], where: str) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
-        raise ConfigError(f"{where}: " + (lines[0] if len(lines) == 1 else "\n  " + "\n  ".join(lines))) from None
-    problems = check_training(config.training, "training")
+        raise ConfigError(together(where, explain(error.errors()))) from None
+    problems = check_source(config.data) + check_training(config.training, "training")
     if config.teacher.training is not None:
         problems += check_training(config.teacher.training, "teacher.training")
+        if config.teacher.allow_masked_classes:
+            problems.append(
+                "teacher.allow_masked_classes is for a given teacher; leave it out of one that this run trains"
+            )
     if problems:
-        raise ConfigError(f"{where}: " + (problems[0] if len(problems) == 1 else "\n  " + "\n  ".join(problems)))
+        raise ConfigError(together(where, problems))
     return config
+
+
+#: The keys that each source reads, besides those that every source has.
+_SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
+    "digits": (),
+    "idx": ("path",),
+    "parquet": ("path", "test_path", "inputs", "label"),
+    "hub": ("path", "name", "revision", "split", "test_split", "inputs", "label"),
+    "python": ("python",),
+}
+
+
+def check_source(data: DataSection) -> list[str]:
+    """What is wrong with a data source's name, or with keys that it would not look at."""
+    own = _SOURCE_KEYS.get(data.source)
+    if own is None:
+        known = ", ".join(_SOURCE_KEYS)
+        return [
+            f"unknown data source {data.source!r}{nearest(data.source, list(_SOURCE_KEYS))} (data.source is one of {known})"
+        ]
+    others = sorted({key for keys in _SOURCE_KEYS.values() for key in keys} - set(own))
+    return [
+        f"data.{key} does nothing with the source {data.source!r}, which reads {', '.join(own) or 'none of its own'}: leave it out, "
+        "or choose the source that reads it"
+        for key in others
+        if getattr(data, key) is not None
+    ]
 
 
 def check_training(training: Mapping[str, Any], where: str) -> list[str]:
@@ -115,9 +150,8 @@ def check_training(training: Mapping[str, Any], where: str) -> list[str]:
     problems: list[str] = []
     for key, value in training.items():
         if key not in fields:
-            problems.append(
-                f"{where}.{key} is not an argument of transformers.TrainingArguments{_nearest(key, fields)}"
-            )
+            near = f"; did you mean {_ALIASES[key]!r}?" if key in _ALIASES else nearest(str(key), list(fields))
+            problems.append(f"{where}.{key} is not an argument of transformers.TrainingArguments{near}")
             continue
         problem = _type_problem(value, _resolved(fields[key].type))
         if problem is not None:
@@ -130,6 +164,15 @@ def check_training(training: Mapping[str, Any], where: str) -> list[str]:
             problems.append(f"{where}.{key} is {value}, expected {'more than' if strict else 'at least'} {least}")
     return problems
 
+
+#: What people call them elsewhere.
+_ALIASES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "steps": "max_steps",
+    "scheduler": "lr_scheduler_type",
+}
 
 _RANGES: dict[str, tuple[float, bool]] = {
     "per_device_train_batch_size": (1, False),
@@ -161,49 +204,27 @@ def _type_problem(value: Any, expected: Any) -> str | None:
     return None if type(value) in allowed else " or ".join(plain[option] for option in options if option in plain)
 
 
-def _explain(detail: ErrorDetails) -> str:
-    location = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
-    dotted = ".".join(str(part) for part in location)
-    kind, value = detail["type"], detail["input"]
-    if kind == "extra_forbidden":
-        return f"unknown key {dotted!r}{_nearest(str(location[-1]), _keys_at(location[:-1]))}"
-    if kind == "missing":
-        return f"the key {dotted!r} is missing"
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{dotted} is {value!r}, expected {message}"
+def _configs_in(folder: Path) -> str:
+    nearby = sorted(found.name for found in folder.glob("*.y*ml")) if folder.is_dir() else []
+    return f"; in that folder: {', '.join(nearby)}" if nearby else ""
 
 
-def _is_union_tag(part: str) -> bool:
-    return part in ("int", "str", "float") or part.startswith(("list[", "dict[", "constrained-", "function-"))
-
-
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    section: Any = StudyConfig
-    for part in location:
-        field = (
-            section.model_fields.get(str(part))
-            if isinstance(section, type) and issubclass(section, BaseModel)
-            else None
-        )
-        section = field.annotation if field is not None else None
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
-
-
-def _nearest(key: str, known: Any) -> str:
-    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _enter(place: Any, part: str, override: str) -> Any:
+def _enter(place: Any, part: str, override: str, reached: str) -> Any:
     if isinstance(place, list):
         return place[_index(place, part, override)]
     if isinstance(place, dict):
-        return place.setdefault(part, {})
-    raise ConfigError(f"--set {override!r}: {part!r} is inside a {type(place).__name__}, which has no keys")
+        if place.get(part) is None:
+            place[part] = {}
+        return place[part]
+    raise _no_keys(override, reached, place)
+
+
+def _no_keys(override: str, reached: str, place: Any) -> ConfigError:
+    return ConfigError(f"--set {override!r}: {reached} is {place!r}, which has no keys to set; name the key itself")
 
 
 def _index(place: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
+    if not part.isdecimal() or int(part) >= len(place):
         raise ConfigError(f"--set {override!r}: {part!r} is not a position in a list of {len(place)}, counted from 0")
     return int(part)
 
@@ -213,4 +234,6 @@ def _problem(error: Exception) -> str:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         return f"{place}{(error.problem or '').splitlines()[0] if error.problem else error.context}"
-    return str(error).splitlines()[0]
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,7 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A mapping of the config whose unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, defaults included, as plain data that reads back as the same section.
+
+        A null is left out only where it is the default: elsewhere it says something, such as which gate is not asked.
+        """
+        said = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value.resolved() if isinstance(value, Section) else value
+            for name, value in said.items()
+            if value is not None or type(self).model_fields[name].default is not None
+        }
 
 
 class ModelSection(Section):
@@ -32,6 +44,9 @@ class SplitsSection(Section):
     drop_overlap: bool = False
 
 
+#: What seeds every generator there is (NumPy's takes no other).
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 #: One step of a view: a name alone, or one name with its options.
 ViewStep = str | dict[str, Any]
 
@@ -46,18 +61,18 @@ class ViewsSection(Section):
 class DataSection(Section):
     """The transfer set."""
 
-    source: Literal["digits", "idx", "parquet", "hub", "python"]
+    source: str
     path: str | None = None
     test_path: str | None = None
     inputs: str | list[str] | None = None
     label: str | None = None
     name: str | None = None
     revision: str | None = None
-    split: str = "train"
+    split: str | None = None
     test_split: str | None = None
     python: str | None = None
     labelled: Annotated[int, Field(ge=0)] | None = None
-    seed: int = 0
+    seed: Seed = 0
     splits: SplitsSection = SplitsSection()
     views: ViewsSection = ViewsSection()
     augment: list[ViewStep] = Field(default_factory=list[ViewStep])
@@ -68,7 +83,7 @@ class TeacherSection(Section):
 
     model: ModelSection
     training: dict[str, Any] | None = None
-    seed: int = 0
+    seed: Seed = 0
     allow_masked_classes: bool = False
 
 
@@ -81,7 +96,7 @@ class StudentSection(Section):
 class RunSection(Section):
     """Arms and seeds. An arm is a standard one by name, or ``{name: [terms]}``."""
 
-    seeds: Annotated[int, Field(ge=1)] | list[int] = 5
+    seeds: Annotated[int, Field(ge=1)] | Annotated[list[Seed], Field(min_length=1)] = 5
     arms: list[str | dict[str, list[dict[str, Any]]]] = Field(
         default_factory=lambda: ["kd", "scratch", "label_smoothing"]
     )

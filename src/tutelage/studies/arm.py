@@ -149,11 +149,12 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
         eval_dataset=plan.validation,
         teacher=plan.teacher() if needs_teacher and plan.teacher is not None and done is None else None,
         fingerprint={"initial_weights": weights_digest(student), **plan.fingerprint},
-        compute_metrics=_validation_metrics,
+        compute_metrics=validation_metrics,
         callbacks=[_Reporter(name, progress)],
     )
     if done is not None:
         run, fingerprint = done
+        shutil.rmtree(plan.folder / CHECKPOINTS, ignore_errors=True)  # the trainer made it anew
         compare_fingerprints(fingerprint, trainer.fingerprint, plan.folder)
         progress.finished(name, "done in an earlier run")
         return run
@@ -239,7 +240,8 @@ def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping
     shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """What is watched while an arm trains."""
     return classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
 
 
@@ -253,5 +255,5 @@ class _Reporter(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._progress.started(self._name, state.max_steps, state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._progress.advanced(state.global_step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,23 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from tutelage import __version__
-from tutelage.data import Splits, TransferSet
+from tutelage.data import Splits, TransferSet, is_random
 from tutelage.errors import ConfigError
 from tutelage.evaluation import measure_cost
-from tutelage.models import class_logits
 from tutelage.models.saving import load_student
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
-from tutelage.signals import MixtureLogits
-from tutelage.studies.arm import ArmPlan, ArmRun, Progress, Silent, build_seeded, predict, run_arm, weights_digest
+from tutelage.studies.arm import ArmPlan, ArmRun, Progress, Silent, build_seeded, run_arm
 from tutelage.studies.evidence import collect_evidence
 from tutelage.studies.gates import JUDGED, Gates, judge
+from tutelage.studies.preflight import check_classes, check_folder, check_labels, check_student, check_training
 from tutelage.studies.records import arm_record, comparisons, provenance
+from tutelage.studies.teaching import deployed_module, on_cpu, teacher_identity, teacher_predictions
 from tutelage.studies.yaml_text import to_yaml
-from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
 from tutelage.training.checkpoints import write_atomically
 
 RESULT = "result.json"
@@ -80,7 +80,7 @@ class Study:
         command: how the run was started, for the record.
 
     Raises:
-        ConfigError: unknown or no arms, no seeds, controls without a single label.
+        ConfigError: unknown or no arms, no seeds, a student that is no function.
     """
 
     splits: Splits
@@ -102,26 +102,26 @@ class Study:
 
     def __post_init__(self) -> None:
         unknown = [arm for arm in self.arms if arm not in (JUDGED, *CONTROLS)]
-        if unknown or JUDGED not in self.arms:
+        if unknown or JUDGED not in self.arms or len(set(self.arms)) < len(self.arms):
             raise ConfigError(
-                f"arms are {list(self.arms)}, expected 'kd' with any of {', '.join(CONTROLS)}; other methods are extra arms, each with "
-                "its objective"
+                f"arms are {list(self.arms)}, expected 'kd' with any of {', '.join(CONTROLS)}, each once; other methods are extra arms, "
+                "each with its objective"
             )
-        reserved = sorted({JUDGED, "teacher", *CONTROLS} & set(self.extra_arms))
-        if reserved:
-            raise ConfigError(f"an extra arm cannot be called {reserved[0]!r}: that name is taken")
+        for name in self.extra_arms:
+            if name in (JUDGED, "teacher", *CONTROLS):
+                raise ConfigError(f"an extra arm cannot be called {name!r}: that name is taken")
+            if re.fullmatch(r"[\w-]+", name) is None:
+                raise ConfigError(
+                    f"an extra arm is called {name!r}: it names a folder too, so use letters, digits, '_' and '-' alone"
+                )
         if not self.seed_list or len(set(self.seed_list)) < len(self.seed_list):
             raise ConfigError(f"seeds are {self.seeds}: expected a number of at least 1, or different seeds")
-        if self.splits.train.labelled == 0 and any(arm in CONTROLS for arm in self.arms):
+        if not all(0 <= seed < 2**32 for seed in self.seed_list):
+            raise ConfigError(f"seeds are {self.seeds}: expected whole numbers from 0 to 2³² − 1")
+        if isinstance(self.student, nn.Module):
             raise ConfigError(
-                "the transfer set has no labels, so the controls 'scratch' and 'label_smoothing' have nothing to learn from; give some "
-                "labels, or set arms to [kd] (the verdict can then at best be 'hold')"
+                f"student is a {type(self.student).__name__}, expected a function that makes a fresh one: every arm and seed starts anew"
             )
-        for owned in ("output_dir", "seed", "data_seed", "resume_from_checkpoint"):
-            if owned in self.training:
-                raise ConfigError(
-                    f"training.{owned} is the study's to set (seeds and folders of all arms); leave it out"
-                )
 
     @property
     def seed_list(self) -> list[int]:
@@ -149,18 +149,17 @@ class Study:
             What ``result.json`` holds.
 
         Raises:
+            ConfigError: something does not fit together; nothing has been trained yet.
             CheckpointError: ``out`` holds a study with other settings; the message shows the difference.
         """
         folder = Path(out)
         progress = progress if progress is not None else Silent()
         started, clock = datetime.now(UTC), time.perf_counter()
-        for objective in self.objectives.values():
-            objective.validate()
-        self._check_classes()
         config_text = self._config_text()
+        self._check(folder)
         teacher, teacher_run = self._ready_teacher(folder, progress)
-        teacher_logits = _teacher_predictions(teacher, self.splits.test)
         runs = self._run_arms(folder, teacher, progress)
+        teacher_logits = teacher_run[0].test_logits if teacher_run else teacher_predictions(teacher, self.splits.test)
         logits = {"teacher": teacher_logits[None]}
         logits |= {arm: np.stack([run.test_logits for run in arm_runs]) for arm, arm_runs in runs.items()}
         labels = self.splits.test.known_labels.numpy()
@@ -168,6 +167,7 @@ class Study:
         for arm, arm_runs in runs.items():
             arms[arm] = arm_record(self._describe(arm), arm_runs, logits[arm], teacher_logits, labels)
         compared = comparisons(JUDGED, logits, labels)
+        names = self._class_names(teacher_logits.shape[1])
         cost = self._measure_cost(teacher)
         curves = {**({"teacher": teacher_run} if teacher_run else {}), **runs}
         result: Json = {
@@ -180,56 +180,64 @@ class Study:
             "provenance": provenance(self.command, config_text, _data_digest(self.splits)),
             "splits": {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")},
             "transfer": _transfer_counts(self.splits.train),
-            "classes": self.splits.class_labels(),
+            "classes": names,
             "objective": as_objective(self.objective).describe(),
             "arms": arms,
             "comparisons": compared,
             "cost": cost,
             "verdict": judge(self.gates, arms, compared, cost),
-            "evidence": collect_evidence(curves, logits, self.splits.test, self.splits.class_labels(), JUDGED),
+            "evidence": collect_evidence(curves, logits, self.splits.test, names, JUDGED),
         }
         write_atomically(folder / "config.yaml", config_text)
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
         return result
 
-    def _check_classes(self) -> None:
-        """Find out before anything is trained that teacher, student and data do not speak of the same classes."""
-        batch = self.splits.validation.for_evaluation().batch(torch.arange(2))
-        classes = {"student": _class_count(build_seeded(self.student, self.seed_list[0]), batch["student"])}
-        if isinstance(self.teacher, nn.Module | ModuleTeacher):
-            module = self.teacher.model if isinstance(self.teacher, ModuleTeacher) else self.teacher
-            classes["teacher"] = _class_count(module, batch.get("teacher", batch["student"]))
-        elif self.teacher_training is not None and not isinstance(self.teacher, Teacher):
-            module = build_seeded(self.teacher, self.teacher_training.seed)
-            classes["teacher"] = _class_count(module, batch.get("teacher", batch["student"]))
-        known = self.splits.classes
-        if len(set(classes.values())) > 1 or min(classes.values()) < known:
-            said = ", ".join(f"the {who} has {count:,} classes" for who, count in classes.items())
-            raise ConfigError(
-                f"{said}, and the data {known:,}: rows cannot be compared class by class; give both models one output for each class"
+    def _check(self, folder: Path) -> None:
+        """Find out before anything is trained what could only fail later."""
+        objectives = self.objectives
+        for objective in objectives.values():
+            objective.validate()
+        check_labels(objectives, self.splits.train)
+        student = check_student(self.student, self.seed_list[0])
+        recipe = self.teacher_training
+        teacher = self._fresh_teacher(recipe) if recipe is not None else self._given_teacher()
+        check_classes(student, teacher, self.splits, self.splits.train.class_names)
+        train, validation = self.splits.train, self.splits.validation
+        check_training(self.training, "training", student, objectives[JUDGED], train, validation)
+        if recipe is not None and isinstance(teacher, nn.Module):
+            train, validation = recipe.data.for_teacher_training(), validation.for_teacher_training()
+            check_training(
+                recipe.training, "teacher.training", teacher, as_objective(CrossEntropy()), train, validation
             )
+        check_folder(folder)
+
+    def _fresh_teacher(self, recipe: TeacherTraining) -> nn.Module:
+        if isinstance(self.teacher, nn.Module) or not callable(self.teacher):
+            raise ConfigError("with teacher_training, teacher must be a function that makes the fresh module")
+        made: Any = build_seeded(self.teacher, recipe.seed)
+        if not isinstance(made, nn.Module):
+            raise ConfigError(f"teacher() returned a {type(made).__name__}, expected a fresh nn.Module")
+        return made
 
     def _ready_teacher(self, folder: Path, progress: Progress) -> tuple[Teacher, list[ArmRun]]:
         """The teacher, trained first where this run is to train it."""
         recipe = self.teacher_training
         if recipe is None:
             return self._given_teacher(), []
-        if isinstance(self.teacher, nn.Module) or not callable(self.teacher):
-            raise ConfigError("with teacher_training, teacher must be a function that makes the fresh module")
         plan = ArmPlan(
             arm="teacher",
             seed=recipe.seed,
             folder=folder / "teacher",
-            build=self.teacher,
+            build=lambda: self._fresh_teacher(recipe),
             objective=as_objective(CrossEntropy()),
             training=recipe.training,
             train=recipe.data.for_teacher_training(),
             validation=self.splits.validation.for_teacher_training(),
             test=self.splits.test.for_teacher_training(),
-            fingerprint=self.fingerprint,
+            fingerprint={**self.fingerprint, **_splits_identity(self.splits, recipe.data.for_teacher_training())},
         )
         run = run_arm(plan, progress)
-        return ModuleTeacher(load_student(build_seeded(self.teacher, recipe.seed), plan.folder)), [run]
+        return ModuleTeacher(load_student(self._fresh_teacher(recipe), plan.folder)), [run]
 
     def _given_teacher(self) -> Teacher:
         if isinstance(self.teacher, nn.Module):
@@ -252,7 +260,11 @@ class Study:
                 )
             return kept[0]
 
-        identity = {**self.fingerprint, "teacher": _teacher_identity(teacher)}
+        identity = {
+            **self.fingerprint,
+            **_splits_identity(self.splits, self.splits.train),
+            "teacher": teacher_identity(teacher, self.splits.train),
+        }
         return {
             arm: [
                 run_arm(
@@ -277,16 +289,23 @@ class Study:
             for arm, objective in self.objectives.items()
         }
 
+    def _class_names(self, count: int) -> list[str]:
+        """A name for each of the models' classes, of which the data may not show the last."""
+        named = self.splits.class_labels()
+        return named + [str(index) for index in range(len(named), count)]
+
     def _measure_cost(self, teacher: Teacher) -> Json:
         test = self.splits.test.for_evaluation()
         batch = test.batch(torch.arange(min(32, len(test))))
-        models: dict[str, nn.Module] = {"student": build_seeded(self.student, self.seed_list[0])}
-        inputs: Json = {"student": batch["student"]}
-        module = _module_of(teacher)
-        if module is not None:
-            models = {"teacher": module, **models}
-            inputs["teacher"] = batch.get("teacher", batch["student"])
-        return {name: cost.to_json() for name, cost in measure_cost(models, inputs).items()}
+        student = build_seeded(self.student, self.seed_list[0])
+        module = deployed_module(teacher)
+        if module is None:
+            costs = measure_cost({"student": student}, {"student": batch["student"]})
+        else:
+            inputs = {"teacher": batch.get("teacher", batch["student"]), "student": batch["student"]}
+            with on_cpu(module):
+                costs = measure_cost({"teacher": module, "student": student}, inputs)
+        return {name: cost.to_json() for name, cost in costs.items()}
 
     def _describe(self, arm: str) -> str:
         if arm == "teacher":
@@ -298,72 +317,19 @@ class Study:
         }.get(arm, "the same student, trained with another objective")
 
     def _config_text(self) -> str:
-        config = (
-            self.config
-            if self.config is not None
-            else {
-                "title": self.title,
-                "objective": as_objective(self.objective).describe(),
-                "training": dict(self.training),
-                "study": {"seeds": self.seed_list, "arms": list(self.objectives)},
-            }
-        )
+        if self.config is not None:
+            return to_yaml(self.config)
+        recipe = self.teacher_training
+        extra = [{name: as_objective(objective).describe()} for name, objective in self.extra_arms.items()]
+        config: Json = {
+            "title": self.title,
+            **({"teacher": {"training": recipe.training, "seed": recipe.seed}} if recipe is not None else {}),
+            "objective": as_objective(self.objective).describe(),
+            "training": self.training,
+            "study": {"seeds": self.seed_list, "arms": [*self.arms, *extra], "label_smoothing": self.label_smoothing},
+            "gates": vars(self.gates),
+        }
         return to_yaml(config)
-
-
-def _class_count(model: nn.Module, inputs: Any) -> int:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        was_training = model.training
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        moved = inputs.to(device) if isinstance(inputs, torch.Tensor) else {k: v.to(device) for k, v in inputs.items()}
-        count = class_logits(model.eval(), moved).shape[1]
-        model.train(was_training)
-    return count
-
-
-class _EnsembleModule(nn.Module):
-    """An ensemble as it would be deployed: every member runs, and their probabilities are averaged."""
-
-    def __init__(self, members: Sequence[nn.Module], weights: torch.Tensor) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.register_buffer("weights", weights.float(), persistent=False)
-
-    def forward(self, inputs: Any) -> torch.Tensor:
-        """Log-probabilities ``[B, C]``."""
-        values = torch.stack([class_logits(member, inputs) for member in self.members])
-        return MixtureLogits(values, self.get_buffer("weights")).at(1.0)
-
-
-def _module_of(teacher: Teacher) -> nn.Module | None:
-    """The module that would have to be deployed instead of the student, where there is one."""
-    if isinstance(teacher, ModuleTeacher):
-        return teacher.model
-    if isinstance(teacher, EnsembleTeacher):
-        modules = [_module_of(member) for member in teacher.members]
-        found = [module for module in modules if module is not None]
-        return _EnsembleModule(found, teacher.weights) if len(found) == len(modules) else None
-    return None
-
-
-def _teacher_identity(teacher: Teacher) -> str:
-    module = _module_of(teacher)
-    return f"{type(teacher).__name__} {weights_digest(module) if module is not None else ''}".strip()
-
-
-def _teacher_predictions(teacher: Teacher, test: TransferSet) -> NDArray[np.float32]:
-    """Logits ``[N, C]`` of the teacher on the test split (effective ones at T = 1 for an ensemble)."""
-    module = teacher.model if isinstance(teacher, ModuleTeacher) else None
-    if module is not None:
-        return predict(module, test.for_teacher_training()).numpy()
-    plain = test.for_evaluation()
-    parts: list[torch.Tensor] = []
-    for start in range(0, len(plain), 512):
-        scores = teacher.signals(plain.batch(torch.arange(start, min(start + 512, len(plain))))).logits
-        if scores is None:
-            raise ConfigError("the teacher gives no logits: it cannot be compared with")
-        parts.append(scores.at(1.0).float().cpu())
-    return torch.cat(parts).numpy()
 
 
 def _transfer_counts(train: TransferSet) -> Json:
@@ -371,7 +337,28 @@ def _transfer_counts(train: TransferSet) -> Json:
 
 
 def _data_digest(splits: Splits) -> str:
-    digest = sha256()
-    for part in (splits.train, splits.validation, splits.test):
-        digest.update(part.ids.numpy().tobytes() + part.known_labels.numpy().tobytes())
-    return digest.hexdigest()
+    return sha256(b"".join(_bytes_of(part) for part in (splits.train, splits.validation, splits.test))).hexdigest()
+
+
+def _bytes_of(part: TransferSet) -> bytes:
+    return part.ids.numpy().tobytes() + part.known_labels.numpy().tobytes()
+
+
+def _splits_identity(splits: Splits, train: TransferSet) -> Json:
+    """What must not change under finished arms besides the transfer set: what they were measured on, and what models see.
+
+    A random view is not looked at: it may draw from generators that are not ours.
+    """
+    identity: Json = {
+        name: f"{len(part)} examples, {sha256(_bytes_of(part)).hexdigest()[:16]}"
+        for name, part in (("validation_set", splits.validation), ("test_set", splits.test))
+    }
+    plain = train.for_evaluation()
+    for name, view in (("student_view", plain.student_view), ("teacher_view", plain.teacher_view)):
+        if view is not None and not is_random(view):
+            batch: Any = plain.batch(torch.arange(min(8, len(plain))))
+            seen = batch["student" if name == "student_view" else "teacher"]
+            columns = {"inputs": seen} if isinstance(seen, torch.Tensor) else dict(seen)
+            digest = sha256(b"".join(columns[key].contiguous().numpy().tobytes() for key in sorted(columns)))
+            identity[name] = f"shows the first examples as {digest.hexdigest()[:16]}"
+    return identity

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
+
+import numpy as np
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:
@@ -21,8 +24,13 @@ def to_yaml(data: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """What YAML's safe types can say; anything else (a path, an enum's member) as its text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    return _plain(value.item()) if isinstance(value, np.generic) else str(value)

@@ -1,0 +1,106 @@
+"""What is wrong with a config, in the config's own words: the key, what was got, what was expected, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from tutelage.config.schema import StudyConfig
+
+#: What a missing section or key looks like when it is there.
+_EXAMPLES = {
+    "data": "data: {source: digits, splits: {validation: 0.15, test: 0.2}}",
+    "data.source": "source: digits",
+    "teacher": 'teacher: {model: {hub: folder-or-id}}, or with "training" where this run is to train it',
+    "teacher.model": 'model: {python: "models.py:teacher"}',
+    "student": 'student: {model: {python: "models.py:student"}}',
+    "student.model": 'model: {python: "models.py:student"}',
+    "objective": "objective: [{term: kl, temperature: 1, weight: 0.9}, {term: cross_entropy, weight: 0.1}]",
+    "training": "training: {num_train_epochs: 60, per_device_train_batch_size: 64, learning_rate: 2e-3}",
+}
+
+#: Pydantic's words for a type, and a config's.
+_WORDS = {
+    "a valid dictionary": "a mapping of keys to values",
+    "a valid dictionary or instance of": "a mapping of keys to values",
+    "a valid list": "a list",
+    "a valid string": "a text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a finite number": "a finite number",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+    "List should have at least 1 item after validation, not 0": "at least one item",
+}
+
+
+def explain(details: Iterable[ErrorDetails]) -> list[str]:
+    """One line for each key that is wrong; the alternatives of a key that may be of several types are put together."""
+    lines: dict[str, str] = {}
+    expected: dict[str, list[str]] = {}
+    for detail in details:
+        location = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
+        dotted = ".".join(str(part) for part in location)
+        kind, value = detail["type"], detail["input"]
+        if kind == "extra_forbidden":
+            lines[dotted] = f"unknown key {dotted!r}{nearest(str(location[-1]), _keys_at(location[:-1]))}"
+        elif kind == "missing":
+            example = f"; write for example  {_EXAMPLES[dotted]}" if dotted in _EXAMPLES else ""
+            lines[dotted] = f"the key {dotted!r} is missing{example}"
+        elif kind == "invalid_key":
+            lines[dotted] = f"the key {dotted!r} is no text: put it in quotes, or name one of the known keys"
+        else:
+            said = _in_plain_words(detail["msg"])
+            expected[dotted] = [*expected.get(dotted, []), *([said] if said not in expected.get(dotted, []) else [])]
+            lines[dotted] = f"{dotted} is {_shown(value)}, expected {' or '.join(expected[dotted])}"
+    return list(lines.values())
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known key nearest to ``key``; all of them where none is near and they are few."""
+    found = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if found:
+        return f"; did you mean {found[0]!r}?"
+    return f"; there are {', '.join(known)}" if 0 < len(known) <= 20 else ""
+
+
+def together(where: str, problems: Sequence[str]) -> str:
+    """One message with every problem found."""
+    return f"{where}: {problems[0]}" if len(problems) == 1 else f"{where}:\n  " + "\n  ".join(problems)
+
+
+def _in_plain_words(message: str) -> str:
+    for given, plain in _WORDS.items():
+        if given in message:
+            message = message.removeprefix("Input should be ").replace(given, plain)
+            return message.partition(" instance of ")[0].removesuffix(" or")
+    return message.removeprefix("Input should be ")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _is_union_tag(part: str) -> bool:
+    return part in ("int", "str", "float") or part.startswith(("list[", "dict[", "constrained-", "function-"))
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    section: Any = StudyConfig
+    for part in location:
+        field = (
+            section.model_fields.get(str(part))
+            if isinstance(section, type) and issubclass(section, BaseModel)
+            else None
+        )
+        section = field.annotation if field is not None else None
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,189 @@
+"""What can be known before anything is trained, so that no mistake costs an hour first."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.data import Splits, TransferSet
+from tutelage.errors import ConfigError, TeacherError, TutelageError
+from tutelage.models import class_logits
+from tutelage.objectives import Objective
+from tutelage.studies.arm import TRAINING_DEFAULTS, build_seeded, validation_metrics, weights_digest
+from tutelage.studies.teaching import logits_of
+from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.training import DistillationArguments, DistillationTrainer
+
+#: A study sets these itself.
+OWNED_ARGUMENTS = ("output_dir", "seed", "data_seed", "resume_from_checkpoint")
+
+
+def check_folder(folder: Path) -> None:
+    """Make the output folder, and find out that it can be written to.
+
+    Raises:
+        ConfigError: it is a file, or cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        what = "is a file" if folder.is_file() else f"cannot be written to ({error.strerror})"
+        raise ConfigError(
+            f"the output folder {folder} {what}: the run would be lost at its end; name a folder that is new or your own"
+        ) from error
+
+
+def check_labels(objectives: Mapping[str, Objective], train: TransferSet) -> None:
+    """Find out that each arm has the labels its objective learns from.
+
+    Raises:
+        ConfigError: names the arm and the term.
+    """
+    if train.labelled:
+        return
+    for arm, objective in objectives.items():
+        for component in objective.components:
+            if "labels" in component.term.needs:
+                raise ConfigError(
+                    f"none of the {len(train)} examples of the transfer set has a label, and {component.name!r} of the arm {arm!r} learns "
+                    "from labels alone: it would be 0 throughout; give some labels, or leave out that term or arm (with the arm kd "
+                    "alone the verdict can at best be 'hold' while gain_over_scratch is asked for)"
+                )
+
+
+def check_student(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Find out that ``build`` makes fresh students from the seed alone; one of them is returned.
+
+    Raises:
+        ConfigError: it returns no module, the same one twice, or other weights from the same seed.
+    """
+    first, second = build_seeded(build, seed), build_seeded(build, seed)
+    for made in (first, second):
+        if not isinstance(made, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"student() returned a {type(made).__name__}, expected a fresh nn.Module")
+    if {id(values) for values in first.parameters()} & {id(values) for values in second.parameters()}:
+        raise ConfigError(
+            "student() returned the same parameters twice: the second arm would start from what the first has learnt; build the "
+            "module inside the function"
+        )
+    if weights_digest(first) != weights_digest(second):
+        raise ConfigError(
+            "student() made two different modules from one torch seed, so the arms would not start from the same weights: draw every "
+            "initial weight from torch's generator, or load fixed ones"
+        )
+    return first
+
+
+def check_training(
+    training: Mapping[str, Any],
+    where: str,
+    model: nn.Module,
+    objective: Objective,
+    train: TransferSet,
+    validation: TransferSet,
+) -> None:
+    """Make the trainer once, in a folder of its own, to find out what its arguments are worth.
+
+    Raises:
+        ConfigError: an argument that is the study's to set, or that ``transformers`` refuses.
+    """
+    for owned in OWNED_ARGUMENTS:
+        if owned in training:
+            raise ConfigError(f"{where}.{owned} is the study's to set (seeds and folders of all arms); leave it out")
+    with tempfile.TemporaryDirectory() as aside:
+        try:
+            arguments = DistillationArguments(output_dir=aside, **{**TRAINING_DEFAULTS, **training})
+            DistillationTrainer(
+                model, arguments, objective, train, eval_dataset=validation, compute_metrics=validation_metrics
+            )
+        except TutelageError as error:
+            raise type(error)(f"{where}: {error}") from error
+        except (ValueError, TypeError, ImportError, RuntimeError) as error:
+            raise ConfigError(f"{where}: transformers.TrainingArguments does not take it: {error}") from error
+
+
+def check_classes(
+    student: nn.Module, teacher: Teacher | nn.Module, splits: Splits, known_names: Sequence[str] | None
+) -> None:
+    """Find out that teacher, student and data speak of the same classes.
+
+    Args:
+        student: a fresh one.
+        teacher: the teacher, or the fresh module that this run is going to train.
+        splits: the data; the test split is not looked at.
+        known_names: the data's class names, where it has any.
+
+    Raises:
+        ConfigError: a model cannot take its view, or their classes differ.
+    """
+    batch: Any = splits.train.for_evaluation().batch(torch.arange(min(2, len(splits.train))))
+    classes = {"student": _class_count("student", student, batch["student"])}
+    if isinstance(teacher, nn.Module):
+        classes["teacher"] = _class_count("teacher", teacher, batch.get("teacher", batch["student"]))
+    elif isinstance(teacher, ModuleTeacher):
+        classes["teacher"] = _answered("teacher", lambda: logits_of(teacher, batch, "the teacher").classes, batch)
+        _check_names(teacher.model, known_names)
+    else:
+        classes["teacher"] = logits_of(teacher, batch, "the teacher").classes
+    known = splits.classes
+    if len(set(classes.values())) > 1 or min(classes.values()) < known:
+        said = ", ".join(f"the {who} has {count:,} classes" for who, count in classes.items())
+        raise ConfigError(
+            f"{said}, and the data {known:,}: rows cannot be compared class by class; give both models one output for each class"
+        )
+    if isinstance(teacher, MemoryTeacher):
+        test = splits.test
+        try:
+            teacher.signals({"ids": test.ids, "labels": test.known_labels, "student": None})
+        except TeacherError as error:
+            raise ConfigError(
+                f"the teacher's answers in memory do not cover the test split, on which the student is compared with it: {error}"
+            ) from error
+
+
+def _class_count(who: str, model: nn.Module, inputs: Any) -> int:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    moved = inputs.to(device) if isinstance(inputs, torch.Tensor) else {k: v.to(device) for k, v in inputs.items()}
+
+    def count() -> int:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return class_logits(model.eval(), moved).shape[1]
+
+    return _answered(who, count, {"student": inputs})
+
+
+def _answered(who: str, ask: Callable[[], int], batch: Mapping[str, Any]) -> int:
+    """What a first call gives, or why this model and this data do not go together."""
+    try:
+        return ask()
+    except TutelageError as error:
+        raise type(error)(f"the {who}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        inputs = batch.get("teacher", batch["student"]) if who == "teacher" else batch["student"]
+        named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
+        given = ", ".join(f"{name} {values.dtype} {list(values.shape)}" for name, values in named.items())
+        raise ConfigError(
+            f"the {who} does not take its view of the data ({given}): {type(error).__name__}: {error}; change the model, or the view "
+            "it is given"
+        ) from error
+
+
+def _check_names(model: nn.Module, known_names: Sequence[str] | None) -> None:
+    """A teacher that names its classes must number them as the data does."""
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if not named or known_names is None:
+        return
+    own = [str(named[index]).casefold() for index in sorted(named)]
+    data = [str(name).casefold() for name in known_names]
+    if own != data and sorted(own) == sorted(data):
+        raise ConfigError(
+            f"the teacher numbers its classes {', '.join(own)}, the data {', '.join(data)}: it would teach each class under another's "
+            "number; give both one order"
+        )

@@ -1,0 +1,94 @@
+"""A study's teacher: the module behind it, what identifies it, and what it says about the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tutelage.data import TransferSet
+from tutelage.errors import ConfigError
+from tutelage.models import class_logits
+from tutelage.signals import ClassScores, MixtureLogits
+from tutelage.studies.arm import weights_digest
+from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
+
+_BATCH = 512
+
+
+class EnsembleModule(nn.Module):
+    """An ensemble as it would be deployed: every member runs, and their probabilities are averaged."""
+
+    def __init__(self, members: Sequence[nn.Module], weights: torch.Tensor) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("weights", weights.float(), persistent=False)
+
+    def forward(self, inputs: Any) -> torch.Tensor:
+        """Log-probabilities ``[B, C]``."""
+        values = torch.stack([class_logits(member, inputs) for member in self.members])
+        return MixtureLogits(values, self.get_buffer("weights")).at(1.0)
+
+
+def deployed_module(teacher: Teacher) -> nn.Module | None:
+    """The module that would have to be deployed instead of the student, where there is one."""
+    if isinstance(teacher, ModuleTeacher):
+        return teacher.model
+    if isinstance(teacher, EnsembleTeacher):
+        modules = [deployed_module(member) for member in teacher.members]
+        found = [module for module in modules if module is not None]
+        return EnsembleModule(found, teacher.weights) if len(found) == len(modules) else None
+    return None
+
+
+@contextmanager
+def on_cpu(module: nn.Module) -> Generator[nn.Module]:
+    """The module on the CPU, where latencies are measured; back on its device afterwards."""
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    try:
+        yield module.cpu()
+    finally:
+        module.to(device)
+
+
+def teacher_identity(teacher: Teacher, train: TransferSet) -> str:
+    """What tells this teacher from another: its weights, or its kept answers; of others only the kind is known."""
+    kind = type(teacher).__name__
+    if isinstance(teacher, MemoryTeacher):
+        scores = logits_of(teacher, train.batch(torch.arange(min(32, len(train)))), "the teacher").at(1.0)
+        return f"{kind} {sha256(scores.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]}"
+    module = deployed_module(teacher)
+    shares = (
+        f", weights {[round(share, 6) for share in teacher.weights.tolist()]}"
+        if isinstance(teacher, EnsembleTeacher)
+        else ""
+    )
+    return f"{kind} {weights_digest(module)}{shares}" if module is not None else kind
+
+
+def teacher_predictions(teacher: Teacher, test: TransferSet) -> NDArray[np.float32]:
+    """Logits ``[N, C]`` of the teacher on the test split (effective ones at T = 1 for an ensemble)."""
+    plain = test.for_evaluation()
+    parts: list[torch.Tensor] = []
+    for start in range(0, len(plain), _BATCH):
+        batch = plain.batch(torch.arange(start, min(start + _BATCH, len(plain))))
+        parts.append(logits_of(teacher, batch, "the teacher").at(1.0).float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def logits_of(teacher: Teacher, batch: Any, who: str) -> ClassScores:
+    """A teacher's class scores for a batch.
+
+    Raises:
+        ConfigError: it gives none, so that nothing could be compared with it.
+    """
+    scores = teacher.signals(batch).logits
+    if scores is None:
+        raise ConfigError(f"{who} gives no logits: no student could be compared with it; use a teacher that classifies")
+    return scores
