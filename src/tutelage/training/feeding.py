@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from tutelage.data import Batch, TransferSet
+from tutelage.errors import ConfigError
 
 
 def already_batched(batch: Batch) -> Batch:
@@ -19,7 +21,7 @@ class EpochBatches(Sampler[list[int]]):
     """Batch sampler: each epoch's permutation is a function of (seed, epoch), and each process takes its own share.
 
     All processes make the same number of batches; the last global batch is shared out as evenly as it goes, and
-    padded from the epoch's first examples only where there are fewer examples than processes.
+    padded from the epoch's first examples only where it has fewer examples than there are processes.
 
     Args:
         transfer_set: what to draw from.
@@ -28,6 +30,9 @@ class EpochBatches(Sampler[list[int]]):
         drop_last: leave out a last batch that is not full.
         shuffle: False for the set's own order.
         rank, world_size: this process and how many there are.
+
+    Raises:
+        ConfigError: there is not one batch: training would end at once, as if it had succeeded.
     """
 
     def __init__(
@@ -49,6 +54,12 @@ class EpochBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        if len(self) == 0 or len(transfer_set) < world_size:
+            raise ConfigError(
+                f"{len(transfer_set)} examples make no batch of {batch_size} for each of {world_size} processes"
+                f"{' with dataloader_drop_last' if drop_last else ''}: nothing would be trained, without an error; give more examples, or "
+                "a smaller per_device_train_batch_size"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is."""
@@ -62,7 +73,7 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         count = len(self.transfer_set)
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
             order = torch.randperm(count, generator=generator)
         else:
             order = torch.arange(count)
@@ -78,19 +89,22 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class EpochLoader(DataLoader[Batch]):
-    """A ``DataLoader`` that passes the epoch on to its batches, and leaves the global generator alone."""
+    """A ``DataLoader`` that passes the epoch on to its batches, and leaves the global generator alone.
 
-    def __init__(
-        self, batches: EpochBatches, *, workers: int = 0, pin_memory: bool = False, persistent: bool = False
-    ) -> None:
+    Args:
+        batches: what to load.
+        workers: processes that load; 0 for this one.
+        options: other arguments of ``DataLoader``.
+    """
+
+    def __init__(self, batches: EpochBatches, *, workers: int = 0, **options: Any) -> None:
         super().__init__(
             batches.transfer_set,
             batch_sampler=batches,
             collate_fn=already_batched,  # pyright: ignore[reportArgumentType]
             num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=persistent and workers > 0,
             generator=torch.Generator(),
+            **options,
         )
         self._batches = batches
 

@@ -2,67 +2,35 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, send_to_device
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import rotate_checkpoints
 
 from tutelage.data import Batch, TransferSet
-from tutelage.errors import ConfigError, ObjectiveError
+from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
 from tutelage.models import class_logits
-from tutelage.models.saving import save_student
+from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective, Term, as_objective
 from tutelage.signals import Logits, Rows, Signals
 from tutelage.teachers import ModuleTeacher, Teacher
-from tutelage.training.arguments import DistillationArguments
-from tutelage.training.checkpoints import (
-    STAGING,
-    Fingerprint,
-    clear_staging,
-    commit_checkpoint,
-    compare_fingerprints,
-    latest_checkpoint,
-    verify_checkpoint,
-)
+from tutelage.training.arguments import DistillationArguments, refuse_idle_arguments
+from tutelage.training.checkpoints import Fingerprint
+from tutelage.training.committing import AbstractCommittingTrainer
 from tutelage.training.feeding import EpochBatches, EpochLoader, already_batched
-from tutelage.training.guard import non_finite_error
+from tutelage.training.guard import bad_logits, name_examples, non_finite_error, non_finite_weights
+from tutelage.training.identity import describe_optimizer, describe_run, probe, with_probe
 
-logger = logging.getLogger(__name__)
-
-#: Arguments that decide the weights; the others (logging, saving, hub) may change between a run and its resumption.
-_DECISIVE_ARGUMENTS = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "learning_rate",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "optim",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "seed",
-    "data_seed",
-    "bf16",
-    "fp16",
-    "dataloader_drop_last",
-)
+_PROBED = 4
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(AbstractCommittingTrainer):
     """Trains a student on an objective: Hugging Face's trainer, its arguments, callbacks and loggers, with a teacher.
 
     - The loss is ``Σ_k weight_k · sum_k / count_k`` with counts over the whole accumulated batch and all processes:
@@ -78,9 +46,13 @@ class DistillationTrainer(Trainer):
         objective: what to minimise; a bare term counts as an objective.
         train_dataset: the transfer set.
         teacher: a teacher, or a module to be one; None where no term listens to one.
-        eval_dataset: a set to evaluate on, without augmentation; give ``compute_metrics`` as for ``Trainer``.
+        eval_dataset: a set to evaluate on, without augmentation, or several by name; needs ``compute_metrics``.
         fingerprint: more facts that must not change between a run and its resumption.
         options: other arguments of ``transformers.Trainer`` (``callbacks``, ``optimizers``, ``compute_metrics`` …).
+
+    Raises:
+        ConfigError: an argument that would do nothing or harm here, a data set or teacher of another kind.
+        ObjectiveError: an objective that could never teach.
     """
 
     loss_is_scaled_for_ga = True  # ``compute_loss`` has divided by the whole accumulated batch's counts already
@@ -94,41 +66,50 @@ class DistillationTrainer(Trainer):
         objective: Objective | Term,
         train_dataset: TransferSet,
         teacher: Teacher | nn.Module | None = None,
-        eval_dataset: TransferSet | None = None,
+        eval_dataset: TransferSet | Mapping[str, TransferSet] | None = None,
         fingerprint: Fingerprint | None = None,
         **options: Any,
     ) -> None:
-        if not isinstance(train_dataset, TransferSet):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(
-                f"train_dataset is a {type(train_dataset).__name__}, expected a tutelage.TransferSet: without content ids a stored label "
-                "could meet the wrong row; TransferSet.from_dataset reads a datasets.Dataset"
-            )
-        _refuse_idle_arguments(args)
+        refuse_idle_arguments(args, options)
+        _expect_transfer_set(train_dataset, "train_dataset")
         self.objective = as_objective(objective)
         self.objective.validate()
-        self.teacher = ModuleTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.teacher = _as_teacher(teacher)
         self._extra_fingerprint = dict(fingerprint or {})
-        self._window: list[Batch] = []
-        self._window_counts = torch.zeros(0)
-        self._window_losses: list[Tensor] = []
-        self._component_sums: dict[str, Tensor] = {}
-        self._staging: str | None = None
+        optimizer, _ = options.get("optimizers", (None, None))
+        kind = options.get("optimizer_cls_and_kwargs")
+        self._own_optimizer = describe_optimizer(optimizer, kind)
+        self._probe: dict[str, list[float]] = {}
+        self._begin_window_log()
+        if isinstance(eval_dataset, Mapping):
+            held_out: Any = {name: _held_out(subset) for name, subset in eval_dataset.items()}
+        else:
+            held_out = _held_out(eval_dataset)
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset.for_evaluation() if eval_dataset is not None else None,
+            eval_dataset=held_out,
             data_collator=already_batched,  # pyright: ignore[reportArgumentType]
             **options,
         )
         self.label_names = ["labels"]
-        if self.teacher is not None and isinstance(self.teacher, ModuleTeacher) and self.place_model_on_device:
+        if isinstance(self.teacher, ModuleTeacher) and self.place_model_on_device:
             self.teacher.model.to(self.args.device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def _begin_window_log(self) -> None:
+        """Forget an earlier training's unfinished window and unlogged components."""
+        self._window: list[Batch] = []
+        self._window_counts: Tensor | None = None
+        self._window_losses: list[Tensor] = []
+        self._component_sums: dict[str, Tensor] = {}
+        self._component_steps = 0
 
     # Feeding
 
     def get_train_dataloader(self) -> EpochLoader:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Batches whose order and augmentation are functions of (seed, epoch); each process gets its share."""
+        self._begin_window_log()
         args = self.args
         batches = EpochBatches(
             self._transfer_set,
@@ -143,8 +124,20 @@ class DistillationTrainer(Trainer):
             batches,
             workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent=args.dataloader_persistent_workers,
+            persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
         )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As ``Trainer.get_eval_dataloader``, without augmentation."""
+        named = eval_dataset is None or isinstance(eval_dataset, str)
+        return super().get_eval_dataloader(eval_dataset if named else _held_out(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """As ``Trainer.get_test_dataloader``, without augmentation."""
+        return super().get_test_dataloader(_held_out(test_dataset))  # pyright: ignore[reportArgumentType]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -157,6 +150,7 @@ class DistillationTrainer(Trainer):
         if self.args.world_size > 1:
             counts = self._over_processes(counts.to(device))
         self._window_counts = counts
+        self._component_steps += 1
         return self._window, None
 
     @property
@@ -164,31 +158,25 @@ class DistillationTrainer(Trainer):
         assert isinstance(self.train_dataset, TransferSet)
         return self.train_dataset
 
-    @property
-    def _student(self) -> nn.Module:
-        assert isinstance(self.model, nn.Module)
-        return self.model
-
     # Learning
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **options: Any
+    ) -> Any:
         """Train, after checking that objective, teacher, student and data fit together.
 
         Args:
             resume_from_checkpoint: True for the newest checkpoint of ``output_dir`` that verifies, starting anew where
-                there is none; or the folder of one.
+                there is none; or the folder of one. Checkpoints of later steps are set aside.
             args, options: as for ``Trainer.train``.
 
         Raises:
-            ObjectiveError, TeacherError: something that a term needs is missing, or classes differ.
+            ObjectiveError, TeacherError, ModelError: something that a term needs is missing, or classes differ.
             CheckpointError: the named checkpoint is damaged, or a run with other settings wrote it.
             NonFiniteError: a loss or gradient became NaN or infinite.
         """
         self._check_before_first_step()
-        if self.args.should_save:
-            clear_staging(Path(str(self.args.output_dir)))
-        checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
-        return super().train(str(checkpoint) if checkpoint is not None else None, *args, **options)
+        return super().train(resume_from_checkpoint, *args, **options)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Forward and backward of a micro-batch; `Trainer`'s own where something other than autograd has a say in it."""
@@ -236,7 +224,7 @@ class DistillationTrainer(Trainer):
             said,
             _rows(inputs),
             progress=self._progress,
-            counts=self._window_counts.to(values.device),
+            counts=self._window_counts.to(values.device) if self._window_counts is not None else None,
         )
         for name, value in outcome.components.items():
             before = self._component_sums.get(name)
@@ -250,11 +238,9 @@ class DistillationTrainer(Trainer):
         """The gradient's norm; the last look at a step before it is taken."""
         norm = super()._get_grad_norm(model, grad_norm)
         losses, self._window_losses = self._window_losses, []
-        finite = all(bool(torch.isfinite(loss)) for loss in losses)
-        if norm is not None and getattr(self.accelerator, "scaler", None) is None:
-            # Under fp16 an overflowing gradient is the loss scaler's business: it skips the step and lowers the scale.
-            finite = finite and bool(torch.isfinite(torch.as_tensor(norm)))
-        if not finite:
+        # Under fp16 an overflowing gradient is the loss scaler's business: it skips the step and lowers the scale.
+        decisive: list[Any] = losses if getattr(self.accelerator, "scaler", None) is not None else [*losses, norm]
+        if not all(math.isfinite(float(value)) for value in decisive):
             raise non_finite_error(
                 self._student,
                 self.objective,
@@ -277,26 +263,24 @@ class DistillationTrainer(Trainer):
                 f"{', '.join(lacking)} needs labels, and none of the {len(data)} examples of the transfer set has one: it would be 0 "
                 "throughout; leave the term out or give labels"
             )
-        batch: Any = self._prepare_inputs(data.batch(torch.arange(min(4, len(data)))))  # pyright: ignore[reportArgumentType]
-        said = self.teacher.signals(batch) if self.teacher is not None else None
-        as_student: Any = {"ids": batch["ids"], "labels": batch["labels"], "student": batch["student"]}
         with torch.random.fork_rng(devices=[]):
-            student = ModuleTeacher(self.model, allow_masked_classes=True).signals(as_student)  # pyright: ignore[reportArgumentType]
+            batch: Any = self._prepare_inputs(data.batch(torch.arange(min(_PROBED, len(data)))))  # pyright: ignore[reportArgumentType]
+            said = self.teacher.signals(batch) if self.teacher is not None else None
+            values = _answer_once(self._student, batch)
+        student = Signals(Logits(values))
         self.objective.check(student, said, {"labels": data.known_labels, "ids": data.ids})
+        self._probe = probe(batch, said)
 
     # Logging and evaluation
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each component's mean per step since the last line."""
+        """Log, with each component's mean per step since the last training line."""
         if "loss" in logs and self._component_sums:
-            steps = max(self.state.global_step - self._component_steps, 1)
             for name, value in self._component_sums.items():
-                logs[f"loss/{name}"] = float(self._over_processes(value)) / steps
+                logs[f"loss/{name}"] = float(self._over_processes(value)) / max(self._component_steps, 1)
             self._component_sums = {}
-        self._component_steps = self.state.global_step
+            self._component_steps = 0
         super().log(logs, start_time)
-
-    _component_steps = 0
 
     def _over_processes(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
@@ -304,9 +288,18 @@ class DistillationTrainer(Trainer):
         return total
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """As ``Trainer.evaluate``; it leaves the generator as it was, or a resumed run would draw other numbers."""
+        """As ``Trainer.evaluate``; ``compute_metrics`` says what is measured."""
+        if self.compute_metrics is None:
+            raise ConfigError(
+                "evaluate without compute_metrics would measure nothing: there is no loss on held-out data, for which a teacher may "
+                "have no answer; give compute_metrics, or call predict for the logits"
+            )
+        return super().evaluate(*args, **options)
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """As ``Trainer``'s; it leaves the generator as it was, or a look at held-out data would change the training."""
         with torch.random.fork_rng(devices=[]):
-            return super().evaluate(*args, **options)
+            return super().evaluation_loop(*args, **options)
 
     def prediction_step(
         self,
@@ -326,97 +319,67 @@ class DistillationTrainer(Trainer):
         student = inputs["student"]
         return super().floating_point_ops(dict(student)) if isinstance(student, Mapping) else 0
 
-    # Checkpoints
+    # What this run is
 
     @property
     def fingerprint(self) -> Fingerprint:
         """What decides this run's weights, as it is written into each checkpoint."""
-        data = self._transfer_set
-        digest = sha256(data.ids.numpy().tobytes() + data.known_labels.numpy().tobytes())
-        parameters = [
-            (name, tuple(values.shape), str(values.dtype)) for name, values in self._student.state_dict().items()
-        ]
-        return {
-            **{name: _plain(getattr(self.args, name, None)) for name in _DECISIVE_ARGUMENTS},
-            "world_size": self.args.world_size,
-            "objective": self.objective.describe(),
-            "student": f"{type(self.model).__name__} {sha256(repr(parameters).encode()).hexdigest()[:16]}",
-            "transfer_set": f"{len(data)} examples, {data.labelled} labelled, {digest.hexdigest()[:16]}",
-            "augmentation": f"{data.augment!r}, seed {data.seed}" if data.augment is not None else "none",
-            **self._extra_fingerprint,
-        }
+        run = describe_run(self.args, self.objective, unwrapped(self._student), self._transfer_set, self._own_optimizer)
+        return {**run, **self._extra_fingerprint}
 
-    def _resolve_checkpoint(self, wish: str | bool | None) -> Path | None:
-        if not wish:
-            return None
-        if isinstance(wish, str):
-            found, fingerprint = Path(wish), verify_checkpoint(Path(wish))
-        else:
-            found, damaged = latest_checkpoint(Path(str(self.args.output_dir)))
-            for path, error in damaged.items():
-                logger.warning("%s is left out: %s", path, error)
-            if found is None:
-                return None
-            fingerprint = verify_checkpoint(found)
-        compare_fingerprints(fingerprint, self.fingerprint, found)
-        return found
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._staging if self._staging is not None else super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Let ``Trainer`` write into a folder of its own, and commit it."""
-        output_dir = Path(super()._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        best = self.state.best_global_step
-        self._staging = str(output_dir / STAGING)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            staged = output_dir / STAGING / name
-            if best:
-                self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best}")
-                self.state.save_to_json(os.path.join(staged, "trainer_state.json"))
-            commit_checkpoint(staged, output_dir / name, self.fingerprint)
-            clear_staging(output_dir)
-            rotate_checkpoints(
-                output_dir=str(output_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As ``Trainer._save``, for plain modules without a pickle and with shared weights stored once."""
-        if state_dict is None and not isinstance(self.model, PreTrainedModel):
-            if self.args.should_save:
-                save_student(self._student, Path(output_dir or str(self.args.output_dir)))
-            return
-        super()._save(output_dir, state_dict)
+    @property
+    def _identity(self) -> Fingerprint:
+        return with_probe(self.fingerprint, self._probe)
 
 
-def _refuse_idle_arguments(args: DistillationArguments) -> None:
-    """Arguments of ``TrainingArguments`` that would do nothing, or harm, here."""
-    if args.remove_unused_columns:
-        raise ConfigError("remove_unused_columns=True would drop the teacher's inputs; leave it False")
-    if args.label_smoothing_factor:
+def _expect_transfer_set(dataset: Any, argument: str) -> None:
+    if not isinstance(dataset, TransferSet):
         raise ConfigError(
-            f"label_smoothing_factor={args.label_smoothing_factor} would be ignored: the objective is the loss; use "
-            "CrossEntropy(label_smoothing=…) in it"
+            f"{argument} is a {type(dataset).__name__}, expected a tutelage.TransferSet: without content ids a stored label "
+            "could meet the wrong row; TransferSet.from_dataset reads a datasets.Dataset"
         )
-    if args.train_sampling_strategy not in ("random", "sequential"):
+
+
+def _held_out(dataset: Any) -> TransferSet | None:
+    if dataset is None:
+        return None
+    _expect_transfer_set(dataset, "eval_dataset")
+    return dataset.for_evaluation()
+
+
+def _as_teacher(teacher: Any) -> Teacher | None:
+    if isinstance(teacher, nn.Module):
+        return ModuleTeacher(teacher)
+    if teacher is not None and not isinstance(teacher, Teacher):
         raise ConfigError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r} is not offered: the order of the examples is a function of "
-            "(seed, epoch), 'random' or 'sequential'"
+            f"teacher is a {type(teacher).__name__}, expected a module or an object with signals(batch), such as ModuleTeacher, "
+            "EnsembleTeacher or MemoryTeacher"
         )
+    return teacher
+
+
+def _answer_once(student: nn.Module, batch: Any) -> Tensor:
+    """The student's logits ``[B, C]`` for a first look, in eval mode; the model is as before afterwards."""
+    training = student.training
+    device = next((parameter.device for parameter in student.parameters()), batch["ids"].device)
+    student.eval()
+    with torch.no_grad():
+        values = class_logits(student, send_to_device(batch["student"], device)).to(batch["ids"].device)
+    student.train(training)
+    bad_rows = bad_logits(values)
+    if len(values) != len(batch["ids"]):
+        raise ModelError(
+            f"the student {type(student).__name__} gave {len(values)} rows for {len(batch['ids'])} examples: rows would meet other "
+            "examples' labels; return one row an example"
+        )
+    if bool(bad_rows.any()):
+        cause = non_finite_weights(student) or "its weights are finite, so look at the model and its inputs"
+        raise NonFiniteError(
+            f"the student's logits are not finite before the first step, for {name_examples(batch['ids'][bad_rows])}: {cause}. "
+            "Nothing can be learnt from there; initialise or load it anew"
+        )
+    return values
 
 
 def _rows(batch: Any) -> Rows:
     return {"labels": batch["labels"], "ids": batch["ids"]}
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | bool | None) else str(getattr(value, "value", value))
