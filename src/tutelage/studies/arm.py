@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EvalPrediction, PrinterCallback, TrainerCallback
@@ -184,7 +185,7 @@ def read_arm(folder: Path) -> tuple[ArmRun, Mapping[str, Any]] | None:
             record["arm"], record["seed"], record["seconds"], record["steps"], record["log"], logits.numpy(), folder
         )
         return run, record["fingerprint"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} or {PREDICTIONS} beside it cannot be read ({error}): remove {folder} to train it anew"
         ) from error
@@ -204,13 +205,13 @@ def predict(model: nn.Module, transfer_set: TransferSet, batch_size: int = 512) 
     was_training = model.training
     model.eval()
     parts: list[Tensor] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, len(plain), batch_size):
             inputs = plain.batch(torch.arange(start, min(start + batch_size, len(plain))))["student"]
             moved = inputs.to(device) if isinstance(inputs, Tensor) else {k: v.to(device) for k, v in inputs.items()}
             parts.append(class_logits(model, moved).float().cpu())
     model.train(was_training)
-    return torch.cat(parts).clone()
+    return torch.cat(parts)
 
 
 def weights_digest(model: nn.Module) -> str:
