@@ -21,6 +21,7 @@ from tutelage.objectives import KL, CrossEntropy, Linear
 from tutelage.training import checkpoints
 
 MAX_STEPS, SAVE_STEPS = 36, 3
+STEPS_AN_EPOCH = 7  # 100 examples in windows of 2×8: the last window has one micro-batch only
 OPTIONS = {
     "max_steps": MAX_STEPS,
     "per_device_train_batch_size": 8,

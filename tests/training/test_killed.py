@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_run import MAX_STEPS, SAVE_STEPS
+from killed_run import MAX_STEPS, SAVE_STEPS, STEPS_AN_EPOCH
 from training_helpers import assert_same_bits
 
 from tutelage.training import latest_checkpoint
@@ -25,6 +25,7 @@ def sitting(folder, *death):
         [sys.executable, str(SCRIPT), str(folder), *map(str, death)],
         env=environment,
         capture_output=True,
+        check=False,
         text=True,
         timeout=120,
     )
@@ -61,8 +62,11 @@ def test_killed_at_ten_random_steps(tmp_path, undisturbed, seed):
     """Each place in a step and in a save, at seeded steps; the run moves on between most of them."""
     draw = random.Random(seed)
     steps = sorted(draw.sample(range(1, MAX_STEPS), 7))
-    deaths = [(step, draw.choice(("step", "gradient", "micro"))) for step in steps]
-    saves = draw.sample(range(2 * SAVE_STEPS + SAVE_STEPS, MAX_STEPS, SAVE_STEPS), 3)
+    deaths = [
+        (step, draw.choice(("step", "gradient", "micro") if (step + 1) % STEPS_AN_EPOCH else ("step", "gradient")))
+        for step in steps
+    ]
+    saves = draw.sample(range(3 * SAVE_STEPS, MAX_STEPS, SAVE_STEPS), 3)
     deaths += list(zip(saves, ("file", "commit", "rotation"), strict=True))
     killed = sum(sitting(tmp_path, where, step) for step, where in sorted(deaths))
     assert killed == 10

@@ -10,6 +10,7 @@ from tutelage.signals import NO_LABEL
 from tutelage.training import DistillationArguments, DistillationTrainer
 
 FEATURES, CLASSES = 6, 4
+NOBODY = object()  # no teacher, where None means the usual one
 OBJECTIVE = 0.3 * CrossEntropy() + 0.7 * KL(temperature=2)
 
 
@@ -47,12 +48,14 @@ def arguments(folder, **options):
 def trainer_of(
     folder, *, student=None, objective=OBJECTIVE, data=None, teacher=None, trainer_options=None, **arguments_given
 ):
+    if teacher is None:
+        teacher = network(seed=2, width=12)
     trainer = DistillationTrainer(
         network(seed=1) if student is None else student,
         arguments(folder, **arguments_given),
         objective,
         transfer_set() if data is None else data,
-        teacher=network(seed=2, width=12) if teacher is None else teacher,
+        teacher=None if teacher is NOBODY else teacher,
         **(trainer_options or {}),
     )
     trainer.remove_callback(PrinterCallback)
