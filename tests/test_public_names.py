@@ -9,7 +9,7 @@ import pytest
 import tutelage
 
 NAMES = [name for name in tutelage.__all__ if name != "__version__"]
-HEAVY = ("torch", "transformers", "accelerate", "sklearn", "scipy", "numpy", "pydantic", "ruamel", "datasets", "jinja2")
+HEAVY = ("torch", "transformers", "accelerate", "sklearn", "scipy", "numpy", "ruamel", "datasets", "jinja2")
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -31,6 +31,11 @@ def loaded_after(statement: str) -> set[str]:
 def test_the_door_opens_without_torch(statement: str) -> None:
     """`import tutelage` in 0.3 s and `--help` in 0.5 s hang on this: torch alone takes seconds."""
     assert not loaded_after(statement) & set(HEAVY)
+
+
+def test_a_config_is_read_without_torch() -> None:
+    """A slip of the pen is told at once, and not after the seconds that torch takes to load."""
+    assert "torch" not in loaded_after("from tutelage.config import load_config")
 
 
 def test_the_page_is_made_without_torch() -> None:

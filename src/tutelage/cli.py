@@ -75,14 +75,14 @@ def init(
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="The config to run.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to leave the run.  [default: runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to leave the run; runs/NAME if not given.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. study.seeds=3."),
     ] = None,
 ) -> None:
     """Run a study, or continue one that was cut off: the same command goes on where it stopped."""
-    from tutelage.config.reading import load_config
+    from tutelage.config import load_config
 
     checked = load_config(config, overrides or [])
     folder = out if out is not None else Path("runs") / _run_name(config)
@@ -90,7 +90,7 @@ def run(
         raise ConfigError(
             f"--out {folder} is the config's own folder: the run would overwrite {config} with its resolved copy; name another folder"
         )
-    from tutelage.config import build_study
+    from tutelage.config.building import build_study
     from tutelage.report import write_report
 
     _quieten_libraries()
@@ -260,9 +260,9 @@ def _summarise(result: Mapping[str, Any]) -> None:
     console.print(
         Text(f"\n{result['title']}: {examples:,} test examples, {_seeds(seeds)}, {_duration(result['seconds'])}")
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("arm", overflow="fold", min_width=8)
-    for heading in ("accuracy", "95% interval", "NLL", "ECE", "agrees with\nteacher"):
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("arm", overflow="fold", min_width=6)
+    for heading in ("accuracy", "95% interval", "NLL", "ECE", "same as\nteacher"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, arm in arms.items():
         mean, interval = arm["mean"], arm["ci95"]["accuracy"]
