@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ class DistillationTrainer(AbstractCommittingTrainer):
             drop_last=args.dataloader_drop_last,
             shuffle=args.train_sampling_strategy == "random",
             rank=args.process_index,
-            world_size=args.world_size,
+            world_size=self._processes,
         )
         return EpochLoader(
             batches,
@@ -144,12 +144,8 @@ class DistillationTrainer(AbstractCommittingTrainer):
     ) -> tuple[list[Batch], None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Collect the micro-batches of one step, and what each component must be divided by, over all processes."""
         self._window = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = sum(
-            (self.objective.counts(_rows(batch)) for batch in self._window), torch.zeros((), dtype=torch.int64)
-        )
-        if self.args.world_size > 1:
-            counts = self._over_processes(counts.to(device))
-        self._window_counts = counts
+        counts = functools.reduce(torch.add, (self.objective.counts(_rows(batch)) for batch in self._window))
+        self._window_counts = self._over_processes(counts.to(device))
         self._component_steps += 1
         return self._window, None
 
@@ -200,13 +196,14 @@ class DistillationTrainer(AbstractCommittingTrainer):
             self.optimizer = self.optimizer.optimizer
         return super().create_scheduler(num_training_steps, optimizer)
 
-    @cached_property
+    @functools.cached_property
     def _autograd_alone(self) -> bool:
         """Whether a step is plain autograd and a plain optimiser: no loss scaler, no sharding, no DeepSpeed."""
         args, accelerator = self.args, self.accelerator
         plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         special = getattr(accelerator, "scaler", None) is not None or args.parallelism_config is not None
         special = special or args.torch_empty_cache_steps is not None or str(args.optim).lower().endswith("lomo")
+        special = special or getattr(self, "is_distributed_loading_by_transformers", False)
         return accelerator.distributed_type in plain and args.n_gpu <= 1 and not special
 
     def compute_loss(
@@ -224,15 +221,33 @@ class DistillationTrainer(AbstractCommittingTrainer):
             said,
             _rows(inputs),
             progress=self._progress,
-            counts=self._window_counts.to(values.device) if self._window_counts is not None else None,
+            counts=self._window_counts,
         )
         for name, value in outcome.components.items():
             before = self._component_sums.get(name)
             self._component_sums[name] = value if before is None else before + value
         self._window_losses.append(outcome.total.detach())
         # Data-parallel wrappers average gradients over processes; the counts are already those of all of them.
-        total = outcome.total * self.args.world_size if self.args.world_size > 1 else outcome.total
+        total = outcome.total * self._processes if self._processes > 1 else outcome.total
         return (total, {"logits": values}) if return_outputs else total
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """As ``Trainer``'s, past ``accelerate``'s questions about loss scalers and shards where there are none."""
+        if not self._autograd_alone:
+            return super()._clip_grad_norm(model)
+        return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As ``Trainer``'s; on the CPU a batch is where it belongs already."""
+        return inputs if self._stays_on_cpu else super()._prepare_inputs(inputs)
+
+    @functools.cached_property
+    def _stays_on_cpu(self) -> bool:
+        return self.args.device.type == "cpu" and not self.is_deepspeed_enabled
+
+    @functools.cached_property
+    def _processes(self) -> int:
+        return self.args.world_size
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm; the last look at a step before it is taken."""
@@ -284,7 +299,7 @@ class DistillationTrainer(AbstractCommittingTrainer):
 
     def _over_processes(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
-        total: Any = self.accelerator.reduce(value, "sum") if self.args.world_size > 1 else value
+        total: Any = self.accelerator.reduce(value, "sum") if self._processes > 1 else value
         return total
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
