@@ -32,8 +32,8 @@ steady state. The loops by hand do the same work.
 
 ## A live teacher
 
-784-1200-1200-10 teacher. What a live teacher adds to the step with its logits in memory, beside its own forward pass on the
-same batches: {added:.3f} ms against {forward:.3f} ms, {share:.2f}× (median of rounds; {least:.2f} to {most:.2f}).
+784-1200-1200-10 teacher. What a live teacher adds to the step with its logits in memory, beside its own forward pass as
+timed inside it: {added:.3f} ms against {forward:.3f} ms, {share:.2f}× (median of rounds; {least:.2f} to {most:.2f}).
 Target: at most 1.05×.
 
 ## Start-up
