@@ -1,6 +1,5 @@
 """The README's Python example works as pasted."""
 
-import os
 import re
 import subprocess
 import sys
@@ -17,13 +16,8 @@ def test_first_example_runs_as_pasted(tmp_path: Path) -> None:
     """A first example that fails is the last thing a newcomer reads."""
     example = python_blocks("README.md")[0]
     assert sum(bool(line.strip()) for line in example.splitlines()) <= 12, "the first example is to stay short"
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", example],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-W", "error::UserWarning", "-c", example]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     decision, page = done.stdout.split()[-2:]
     assert decision in {"ship", "hold", "reject"}
