@@ -247,3 +247,11 @@ def test_small_integer_labels_are_widened():
     """Labels read as bytes cannot hold −100."""
     data = TransferSet(IMAGES, torch.tensor([0, 1] * 5, dtype=torch.uint8))
     assert data.known_labels.dtype is torch.int64
+
+
+def test_two_views_work_under_inference_mode() -> None:
+    """Tensors made there have no version counter; a user's own prediction loop failed on sets with a teacher view."""
+    data = TransferSet(torch.rand(4, 3), teacher_view=Normalise(0.5, 0.25))
+    with torch.inference_mode():
+        batch = data.batch(torch.arange(2))
+    assert torch.equal(batch["teacher"], (data.inputs[:2] - 0.5) / 0.25)

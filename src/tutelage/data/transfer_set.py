@@ -193,10 +193,10 @@ def _length(inputs: RawInputs) -> int:
 
 
 def _versions(inputs: RawInputs) -> list[int]:
-    """Of each tensor, how often it was changed in place."""
+    """Of each tensor, how often it was changed in place (under ``inference_mode`` torch does not count)."""
     if isinstance(inputs, Tensor):
-        return [inputs._version]
-    return [values._version for values in inputs.values()] if isinstance(inputs, Mapping) else []
+        inputs = {"": inputs}
+    return [0 if t.is_inference() else t._version for t in inputs.values()] if isinstance(inputs, Mapping) else []
 
 
 def _columns(inputs: Any) -> dict[str, Tensor]:
