@@ -139,11 +139,22 @@ def measure(rounds: int = 9) -> tuple[Times, Times]:
         forwards.append(1e3 * sum(timed.seconds[-(STEPS - WARM) :]) / (STEPS - WARM))
         return elapsed
 
+    def live_by_hand() -> float:
+        def batches():
+            for inputs_now, labels_now, _ in in_memory(inputs, labels, logits):
+                with torch.no_grad():
+                    answers = teacher(inputs_now)
+                yield inputs_now, labels_now, answers
+
+        return by_hand(batches())
+
     live = in_turns(
         {
             "live": with_live_teacher,
             "memory": lambda: ours(data, memory),
             "forward": lambda: forwards[-1],
+            "live by hand": live_by_hand,
+            "memory by hand": lambda: by_hand(in_memory(inputs, labels, logits)),
         },
         rounds,
     )

@@ -24,6 +24,15 @@ def test_first_example_runs_as_pasted(tmp_path: Path) -> None:
     assert (tmp_path / page).is_file()
 
 
+def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
+    """A picture that is not there is the first thing a newcomer would see."""
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]:
+        text = path.read_text()
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+            assert (path.parent / target).exists(), f"{path.name} links {target}"
+        assert not re.search(r"^[A-Z_]{4,}$", text, flags=re.MULTILINE), f"{path.name} has a placeholder"
+
+
 def test_no_document_names_a_machine() -> None:
     """Paths of the machine a text was written on mean nothing to its readers."""
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import TeacherError
-from tutelage.models import class_logits
+from tutelage.models import class_logits, on_device
 from tutelage.signals import ClassScores, Logits, MixtureLogits, Signals
 
 
@@ -58,6 +60,22 @@ class ModuleTeacher:
         return Signals(Logits(values))
 
 
+def as_teacher(teacher: Any) -> Teacher:
+    """A teacher as it is, a module as a :class:`ModuleTeacher`.
+
+    Raises:
+        TeacherError: it is neither.
+    """
+    if isinstance(teacher, nn.Module):
+        return ModuleTeacher(teacher)
+    if not isinstance(teacher, Teacher):
+        raise TeacherError(
+            f"teacher is a {type(teacher).__name__}, expected a module or an object with signals(batch), such as ModuleTeacher, "
+            "EnsembleTeacher or MemoryTeacher"
+        )
+    return teacher
+
+
 class EnsembleTeacher:
     """Several teachers as one: the weighted mean of the members' *probabilities* at the temperature asked for.
 
@@ -81,7 +99,11 @@ class EnsembleTeacher:
             raise TeacherError(
                 f"weights {given.tolist()} for {len(members)} members: expected one for each, none negative, not all zero"
             )
-        self.members: list[Teacher] = [ModuleTeacher(m) if isinstance(m, nn.Module) else m for m in members]
+        if isinstance(members, nn.Module):
+            raise TeacherError(
+                f"members is one {type(members).__name__}, expected a list of teachers: its layers would be taken for members; give [it]"
+            )
+        self.members: list[Teacher] = [as_teacher(member) for member in members]
         self.weights = given / given.sum()
 
     def signals(self, batch: Batch) -> Signals:
@@ -140,7 +162,7 @@ class MemoryTeacher:
         self._weights = weights
 
     @classmethod
-    def of(cls, teacher: Teacher, transfer_set: TransferSet, batch_size: int = 512) -> MemoryTeacher:
+    def of(cls, teacher: Teacher | nn.Module, transfer_set: TransferSet, batch_size: int = 512) -> MemoryTeacher:
         """Ask ``teacher`` once about every example of ``transfer_set``.
 
         Raises:
@@ -152,6 +174,7 @@ class MemoryTeacher:
                 "the teacher's view is random: an answer kept from one epoch would be given for other inputs; ask the teacher itself, "
                 "or make its view deterministic (random = False)"
             )
+        teacher = as_teacher(teacher)
         parts: list[Tensor] = []
         weights: Tensor | None = None
         for start in range(0, len(transfer_set), batch_size):
@@ -170,6 +193,15 @@ class MemoryTeacher:
     def classes(self) -> int:
         """Number of classes C."""
         return self._logits.shape[-1]
+
+    @property
+    def digest(self) -> str:
+        """A short hash of every id, answer and weight."""
+        kept = (self._sorted_ids, self._logits, *(() if self._weights is None else (self._weights,)))
+        found = sha256()
+        for values in kept:
+            found.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def signals(self, batch: Batch) -> Signals:
         """The kept logits of the batch's ids.
@@ -202,14 +234,8 @@ def _scores(teacher: Teacher, batch: Batch) -> ClassScores:
 
 
 def _teacher_view(batch: Batch, model: nn.Module) -> Any:
-    inputs = batch.get("teacher", batch["student"])
     parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else None
-    if device is None or device == batch["ids"].device:
-        return inputs
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    return {name: values.to(device) for name, values in inputs.items()}
+    return on_device(batch.get("teacher", batch["student"]), parameter.device if parameter is not None else None)
 
 
 @contextmanager
@@ -219,10 +245,12 @@ def _answering(model: nn.Module) -> Generator[None]:
     The model answers on copies of its buffers. Undoing its changes instead would miss those made through ``.data``, and
     writing to a buffer that a student's backward pass still needs would break that pass.
     """
-    training = [module for module in model.modules() if module.training]
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
     buffers = [
         (module, name, buffer)
-        for module in model.modules()
+        for module in modules
+        if module._buffers  # pyright: ignore[reportPrivateUsage]  # most have none, and asking each for its names takes longer than a small layer
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
     ]
     try:
@@ -243,7 +271,7 @@ def _answering(model: nn.Module) -> Generator[None]:
 def _refuse_non_finite(values: Tensor, ids: Tensor, allow_masked: bool, who: str) -> None:
     # One sum is much cheaper than isfinite over everything, and is finite only if every value is (or it overflows,
     # which the exact test below then clears).
-    if bool(torch.isfinite(values.sum(dtype=torch.float64))):
+    if math.isfinite(float(values.sum(dtype=torch.float64))):
         return
     bad = ~torch.isfinite(values)
     if allow_masked:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from tiny import TRAINING, CountingTeacher, blobs, good_teacher, recording, splits, student, study, without_labels
 from torch import Tensor, nn
 
-from tutelage import KL, CrossEntropy
+from tutelage import KL, CrossEntropy, MemoryTeacher
 from tutelage.data import GaussianNoise, Splits
 from tutelage.errors import CheckpointError, ConfigError, TutelageError
 from tutelage.studies import TeacherTraining
@@ -223,3 +224,53 @@ def test_a_given_teacher_is_left_as_it_was(tmp_path: Path) -> None:
     assert [module.training for module in teacher.modules()] == [True, True, True, False]
     assert all(torch.equal(values, before[name]) for name, values in teacher.state_dict().items())
     assert not any(parameter.grad is not None for parameter in teacher.parameters())
+
+
+def test_a_finished_arm_without_its_student_is_not_finished(tmp_path: Path) -> None:
+    """The numbers were reported again, of a student that was no longer there."""
+    study(seeds=1, arms=["kd"]).run(tmp_path)
+    (tmp_path / "kd" / "seed-0" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"kd.seed-0 is damaged .* remove .* to train it anew"):
+        study(seeds=1, arms=["kd"]).run(tmp_path)
+
+
+def test_other_answers_in_memory_are_another_teacher(tmp_path: Path) -> None:
+    """Finished students were compared with a teacher that had not taught them."""
+    whole = splits()
+    ids = torch.cat([whole.train.ids, whole.validation.ids, whole.test.ids])
+    inputs = torch.cat([part.inputs for part in (whole.train, whole.validation, whole.test)])  # type: ignore[misc]
+    with torch.no_grad():
+        answers = good_teacher()(inputs)
+    study(teacher=MemoryTeacher(ids, answers), seeds=1, arms=["kd"]).run(tmp_path)
+    changed = answers.clone()
+    changed[-1] = -changed[-1]  # an example of the test split
+    with pytest.raises(CheckpointError, match="teacher: 'MemoryTeacher"):
+        study(teacher=MemoryTeacher(ids, changed), seeds=1, arms=["kd"]).run(tmp_path)
+
+
+def test_a_custom_teacher_that_answers_otherwise_is_another_teacher(tmp_path: Path) -> None:
+    """Only its class name was compared, which says nothing of the model behind it."""
+    study(teacher=CountingTeacher(good_teacher()), seeds=1, arms=["kd"]).run(tmp_path)
+    with pytest.raises(CheckpointError, match="teacher: the first examples give"):
+        study(teacher=CountingTeacher(student()), seeds=1, arms=["kd"]).run(tmp_path)
+
+
+def test_a_view_of_the_same_name_that_does_something_else_is_another_view(tmp_path: Path) -> None:
+    """The old result came back beside a config that no longer made it."""
+
+    def run(scale: float) -> None:
+        def view(inputs: Any, draws: Any) -> Any:
+            return inputs * scale
+
+        view.random = False  # type: ignore[attr-defined]
+        study(splits=splits(student_view=view), seeds=1, arms=["kd"]).run(tmp_path)
+
+    run(1.0)
+    with pytest.raises(CheckpointError, match="student_view: the first examples give"):
+        run(3.0)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The second deleted the first's half-written checkpoint, and the first died of it."""
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another run is at work"):
+        study(seeds=1).run(tmp_path)

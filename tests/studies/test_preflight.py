@@ -1,6 +1,7 @@
 """What does not fit together is found before anything is trained, so that no mistake costs an hour first."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from tiny import CLASSES, TRAINING, WIDTH, good_teacher, splits, student, study
 from torch import Tensor, nn
 
-from tutelage import EnsembleTeacher, MemoryTeacher, ModuleTeacher
+from tutelage import EnsembleTeacher, MemoryTeacher, ModuleTeacher, TransferSet
+from tutelage.data import PerExample, Splits
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.studies import TeacherTraining
 
@@ -133,3 +135,35 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match="cannot be written to"):
         study().run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"student_view": lambda inputs, draws: inputs.numpy()}, "would be given a ndarray"),
+        ({"augment": PerExample(lambda example: example.numpy())}, "the transform returned a ndarray"),
+        ({"augment": lambda inputs, draws: inputs / {}}, "a view of the data fails on the first examples"),
+    ],
+    ids=["array", "transform", "crash"],
+)
+def test_a_view_that_gives_no_tensor_is_found_before_the_first_step(
+    tmp_path: Path, data: dict[str, Any], said: str
+) -> None:
+    """The commonest slip with texts, and with a transform of one's own, was a traceback, or came after the teacher's training."""
+    whole = splits()
+    changed = {"labels": whole.train.known_labels, "inputs": whole.train.inputs, **data}
+    with pytest.raises(TutelageError, match=said):
+        study(splits=replace(whole, train=TransferSet(**changed))).run(tmp_path)
+    assert not (tmp_path / "kd").exists()
+
+
+def test_texts_without_a_tokeniser_are_told_of_it(tmp_path: Path) -> None:
+    """The likeliest slip of all with texts ended in an AttributeError."""
+
+    def texts(part: TransferSet, name: str) -> TransferSet:
+        return TransferSet([f"{name} {row}" for row in range(len(part))], part.known_labels)
+
+    whole = splits()
+    told = Splits(texts(whole.train, "a"), texts(whole.validation, "b"), texts(whole.test, "c"))
+    with pytest.raises(TutelageError, match="give the transfer set a view that tokenises them"):
+        study(splits=told).run(tmp_path)

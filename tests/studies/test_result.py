@@ -127,7 +127,7 @@ def test_the_folder_holds_what_the_design_says(finished: tuple[Path, dict[str, A
     folder, result = finished
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     left = {"model.safetensors", "predictions.safetensors", "record.json"}
-    expected = {"config.yaml", "result.json"} | {f"teacher/{name}" for name in left}
+    expected = {".lock", "config.yaml", "result.json"} | {f"teacher/{name}" for name in left}
     expected |= {
         f"{arm}/seed-{seed}/{name}" for arm in result["arms"] if arm != "teacher" for seed in (0, 1) for name in left
     }

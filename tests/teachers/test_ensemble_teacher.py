@@ -133,3 +133,26 @@ def test_a_member_that_fails_is_named():
     bad[2].bias.fill_(float("nan"))  # pyright: ignore
     with pytest.raises(TeacherError, match="gave nan for the example"):
         EnsembleTeacher([*_members(2), bad]).signals(BATCH)
+
+
+def test_mixing_keeps_its_digits_at_a_high_temperature() -> None:
+    """At T = 1e4 the members' probabilities differ in the fifth digit: in float32 the mixed logits were off by a thousandth."""
+    members = torch.randn(3, 16, 10, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    found = MixtureLogits(members, weights).at(1e4).double()
+    z = members.double().numpy() / 1e4
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    expected = 1e4 * np.log((weights.numpy()[:, None, None] * p).sum(0))
+    assert np.abs((found.numpy() - expected) - (found.numpy() - expected).mean(-1, keepdims=True)).max() < 1e-6
+
+
+def test_layers_are_not_taken_for_members() -> None:
+    """A Sequential is a list of modules: its layers would have been asked as if each were a classifier."""
+    with pytest.raises(TeacherError, match="its layers would be taken for members"):
+        EnsembleTeacher(torch.nn.Sequential(torch.nn.Linear(2, 2)))  # type: ignore[arg-type]
+
+
+def test_a_member_is_a_teacher() -> None:
+    """A path or a name among the members failed only when the ensemble was first asked."""
+    with pytest.raises(TeacherError, match="expected a module or an object with signals"):
+        EnsembleTeacher(["a.safetensors"])  # type: ignore[list-item]

@@ -168,7 +168,12 @@ class PerExample:
             for example, example_seed in zip(inputs, seeds.tolist(), strict=True):
                 # torch.manual_seed would also reseed the accelerators, whose dropout would repeat itself
                 torch.default_generator.manual_seed(example_seed >> 1)
-                rows.append(self.transform(example))
+                row = self.transform(example)
+                if not isinstance(row, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise DataError(
+                        f"per_example: the transform returned a {type(row).__name__}, expected a tensor; torch.as_tensor makes one"
+                    )
+                rows.append(row)
         return torch.stack(rows)
 
 

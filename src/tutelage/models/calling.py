@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
@@ -58,6 +59,27 @@ def class_logits(model: nn.Module, inputs: Inputs) -> Tensor:
             "distribution; return the scores before the argmax"
         )
     return logits
+
+
+def on_device(inputs: Any, device: torch.device | None) -> Inputs:
+    """A view of a batch on a model's device (None: where it is).
+
+    Raises:
+        ModelError: it is no tensor and no mapping of tensors, which is all that a model can be given.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs if device is None else inputs.to(device)
+    if isinstance(inputs, Mapping) and all(isinstance(values, Tensor) for values in inputs.values()):
+        return inputs if device is None else {name: values.to(device) for name, values in inputs.items()}
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], str):
+        raise ModelError(
+            "the model would be given texts, expected a tensor or named tensors: give the transfer set a view that tokenises them "
+            "(Tokenise(tokenizer); in a config, views: {student: [{tokenise: {tokenizer: …}}]})"
+        )
+    raise ModelError(
+        f"the model would be given a {type(inputs).__name__}, expected a tensor [B, ...] or a mapping of tensors: let the view return "
+        "that (torch.as_tensor turns a NumPy array into one)"
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

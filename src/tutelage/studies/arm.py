@@ -22,12 +22,13 @@ from transformers import EvalPrediction, PrinterCallback, TrainerCallback
 from tutelage.data import TransferSet
 from tutelage.errors import CheckpointError
 from tutelage.evaluation import classification_metrics
-from tutelage.models import class_logits
+from tutelage.models import class_logits, on_device
 from tutelage.models.saving import save_student
 from tutelage.objectives import Objective
 from tutelage.teachers import Teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
-from tutelage.training.checkpoints import compare_fingerprints, write_atomically
+from tutelage.training.checkpoints import sha256_of, write_atomically
+from tutelage.training.identity import compare_runs
 
 RECORD = "record.json"
 PREDICTIONS = "predictions.safetensors"
@@ -113,6 +114,7 @@ class ArmPlan:
         training: arguments of :class:`DistillationArguments`, by name.
         train, validation, test: the splits, as this model sees them.
         teacher: gives the teacher when it is first needed; None for an arm without one.
+        given_teacher: the teacher itself, of whom ``teacher`` may give the kept answers.
         processing: saved beside the student (a tokenizer), or None.
         fingerprint: more facts that must not change between a run and its resumption.
     """
@@ -127,6 +129,7 @@ class ArmPlan:
     validation: TransferSet
     test: TransferSet
     teacher: Callable[[], Teacher] | None = None
+    given_teacher: Teacher | None = None
     processing: Any = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -139,7 +142,6 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
     """
     name = plan.arm if plan.folder.name == plan.arm else f"{plan.arm}, seed {plan.seed}"
     student = build_seeded(plan.build, plan.seed)
-    needs_teacher = "teacher.logits" in plan.objective.needs
     done = read_arm(plan.folder)
     arguments: dict[str, Any] = {**TRAINING_DEFAULTS, **plan.training, "seed": plan.seed, "data_seed": plan.seed}
     trainer = DistillationTrainer(
@@ -148,15 +150,16 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
         objective=plan.objective,
         train_dataset=plan.train,
         eval_dataset=plan.validation,
-        teacher=plan.teacher() if needs_teacher and plan.teacher is not None and done is None else None,
+        teacher=_teacher_for(plan, done is not None),
         fingerprint={"initial_weights": weights_digest(student), **plan.fingerprint},
         compute_metrics=validation_metrics,
         callbacks=[_Reporter(name, progress)],
     )
+    identity = trainer.identify()
     if done is not None:
-        run, fingerprint = done
+        run, before = done
         shutil.rmtree(plan.folder / CHECKPOINTS, ignore_errors=True)  # the trainer made it anew
-        compare_fingerprints(fingerprint, trainer.fingerprint, plan.folder)
+        compare_runs(before, identity, plan.folder)
         progress.finished(name, "done in an earlier run")
         return run
     trainer.remove_callback(PrinterCallback)
@@ -167,10 +170,17 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
     run = ArmRun(
         plan.arm, plan.seed, seconds, trainer.state.global_step, trainer.state.log_history, logits.numpy(), plan.folder
     )
-    _commit(run, student, plan, trainer.fingerprint)
+    _commit(run, student, plan, identity)
     accuracy = float((logits.argmax(1) == plan.test.known_labels).float().mean())
     progress.finished(name, f"test accuracy {accuracy:.1%} after {run.steps} steps, {seconds:.0f} s")
     return run
+
+
+def _teacher_for(plan: ArmPlan, done: bool) -> Teacher | None:
+    if "teacher.logits" not in plan.objective.needs:
+        return None
+    # A finished arm only needs to know that the teacher is still the same one: a few examples tell.
+    return plan.given_teacher if done or plan.teacher is None else plan.teacher()
 
 
 def read_arm(folder: Path) -> tuple[ArmRun, Mapping[str, Any]] | None:
@@ -180,6 +190,9 @@ def read_arm(folder: Path) -> tuple[ArmRun, Mapping[str, Any]] | None:
         return None
     try:
         record = json.loads(path.read_text())
+        for name, digest in record["files"].items():
+            if sha256_of(folder / name) != digest:
+                raise ValueError(f"{name} is not what was written, its hash differs")
         logits = load_file(folder / PREDICTIONS)["logits"]
         run = ArmRun(
             record["arm"], record["seed"], record["seconds"], record["steps"], record["log"], logits.numpy(), folder
@@ -187,7 +200,7 @@ def read_arm(folder: Path) -> tuple[ArmRun, Mapping[str, Any]] | None:
         return run, record["fingerprint"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} or {PREDICTIONS} beside it cannot be read ({error}): remove {folder} to train it anew"
+            f"{folder} is damaged ({error}): what it says could not be trusted; remove {folder} to train it anew"
         ) from error
 
 
@@ -208,8 +221,7 @@ def predict(model: nn.Module, transfer_set: TransferSet, batch_size: int = 512) 
     with torch.no_grad():
         for start in range(0, len(plain), batch_size):
             inputs = plain.batch(torch.arange(start, min(start + batch_size, len(plain))))["student"]
-            moved = inputs.to(device) if isinstance(inputs, Tensor) else {k: v.to(device) for k, v in inputs.items()}
-            parts.append(class_logits(model, moved).float().cpu())
+            parts.append(class_logits(model, on_device(inputs, device)).float().cpu())
     model.train(was_training)
     return torch.cat(parts)
 
@@ -235,6 +247,11 @@ def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping
         "seconds": run.seconds,
         "steps": run.steps,
         "fingerprint": dict(fingerprint),
+        "files": {
+            path.name: sha256_of(path)
+            for path in sorted(run.folder.iterdir())
+            if path.is_file() and path.name != RECORD
+        },
         "log": run.log,
     }
     write_atomically(run.folder / RECORD, json.dumps(record, indent=1, sort_keys=True))

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from tutelage.data import Splits, TransferSet
-from tutelage.errors import ConfigError, TeacherError, TutelageError
-from tutelage.models import class_logits
+from tutelage.errors import ConfigError, DataError, TeacherError, TutelageError
+from tutelage.models import class_logits, on_device
 from tutelage.objectives import Objective
 from tutelage.studies.arm import TRAINING_DEFAULTS, build_seeded, validation_metrics, weights_digest
 from tutelage.studies.teaching import logits_of
@@ -123,7 +123,14 @@ def check_classes(
     Raises:
         ConfigError: a model cannot take its view, or their classes differ.
     """
-    batch: Any = splits.train.for_evaluation().batch(torch.arange(min(2, len(splits.train))))
+    first = torch.arange(min(2, len(splits.train)))
+    try:
+        splits.train.batch(first)  # as training will see it, augmentation included
+        batch: Any = splits.train.for_evaluation().batch(first)
+    except TutelageError:
+        raise
+    except Exception as error:
+        raise DataError(f"a view of the data fails on the first examples: {type(error).__name__}: {error}") from error
     classes = {"student": _class_count("student", student, batch["student"])}
     if isinstance(teacher, nn.Module):
         classes["teacher"] = _class_count("teacher", teacher, batch.get("teacher", batch["student"]))
@@ -150,11 +157,10 @@ def check_classes(
 
 def _class_count(who: str, model: nn.Module, inputs: Any) -> int:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    moved = inputs.to(device) if isinstance(inputs, torch.Tensor) else {k: v.to(device) for k, v in inputs.items()}
 
     def count() -> int:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return class_logits(model.eval(), moved).shape[1]
+            return class_logits(model.eval(), on_device(inputs, device)).shape[1]
 
     return _answered(who, count, {"student": inputs})
 
@@ -167,7 +173,7 @@ def _answered(who: str, ask: Callable[[], int], batch: Mapping[str, Any]) -> int
         raise type(error)(f"the {who}: {error}") from error
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         inputs = batch.get("teacher", batch["student"]) if who == "teacher" else batch["student"]
-        named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
+        named: Any = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
         given = ", ".join(f"{name} {values.dtype} {list(values.shape)}" for name, values in named.items())
         raise ConfigError(
             f"the {who} does not take its view of the data ({given}): {type(error).__name__}: {error}; change the model, or the view "

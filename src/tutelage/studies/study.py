@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from tutelage import __version__
@@ -153,10 +155,13 @@ class Study:
             CheckpointError: ``out`` holds a study with other settings; the message shows the difference.
         """
         folder = Path(out)
-        progress = progress if progress is not None else Silent()
+        self._check(folder)
+        with _alone_in(folder):
+            return self._run(folder, progress if progress is not None else Silent())
+
+    def _run(self, folder: Path, progress: Progress) -> Json:
         started, clock = datetime.now(UTC), time.perf_counter()
         config_text = self._config_text()
-        self._check(folder)
         teacher, teacher_run = self._ready_teacher(folder, progress)
         runs = self._run_arms(folder, teacher, progress)
         teacher_logits = teacher_run[0].test_logits if teacher_run else teacher_predictions(teacher, self.splits.test)
@@ -263,7 +268,7 @@ class Study:
         identity = {
             **self.fingerprint,
             **_held_out_identity(self.splits),
-            "teacher": teacher_identity(teacher, self.splits.train),
+            "teacher": teacher_identity(teacher),
         }
         return {
             arm: [
@@ -279,6 +284,7 @@ class Study:
                         validation=self.splits.validation,
                         test=self.splits.test,
                         teacher=answering,
+                        given_teacher=teacher,
                         processing=self.processing,
                         fingerprint=identity,
                     ),
@@ -330,6 +336,22 @@ class Study:
             "gates": vars(self.gates),
         }
         return to_yaml(config)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Hold the output folder against a second run, which would delete this one's checkpoints."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"another run is at work in {folder}: two would overwrite each other's checkpoints; wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _transfer_counts(train: TransferSet) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,33 @@ class DistillationArguments(TrainingArguments):
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory for faster copies to a GPU."}
     )
 
+    def __post_init__(self) -> None:
+        _refuse_impossible(self)
+        super().__post_init__()
+
+
+def _refuse_impossible(args: TrainingArguments) -> None:
+    """Numbers under which nothing would be learnt, or the failure would come hours later from somewhere else."""
+    limits: dict[str, tuple[float, bool]] = {
+        "per_device_train_batch_size": (1, True),
+        "per_device_eval_batch_size": (1, True),
+        "gradient_accumulation_steps": (1, True),
+        "num_train_epochs": (0, False),
+        "learning_rate": (0, False),
+        "logging_steps": (0, False),
+        "eval_steps": (0, False),
+        "save_steps": (0, False),
+    }
+    for name, (least, included) in limits.items():
+        value = getattr(args, name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < least or (value == least and not included):
+            raise ConfigError(
+                f"{name} is {value!r}, expected a number {'of at least' if included else 'above'} {least}"
+            )
+
 
 def refuse_idle_arguments(args: TrainingArguments, options: Mapping[str, Any]) -> None:
     """Refuse arguments of ``TrainingArguments`` and options of ``Trainer`` that would do nothing, or harm, here.
@@ -44,6 +72,11 @@ def refuse_idle_arguments(args: TrainingArguments, options: Mapping[str, Any]) -
     Raises:
         ConfigError: names the first of them, and what to use instead.
     """
+    if not isinstance(args, DistillationArguments):
+        raise ConfigError(
+            f"args is a {type(args).__name__}, expected tutelage.DistillationArguments, which has the same arguments with the defaults "
+            "that distillation needs"
+        )
     accelerator_config: Any = args.accelerator_config
     sharding = [name for name in ("split_batches", "dispatch_batches") if getattr(accelerator_config, name, None)]
     wanted = {"inputs", "loss"} & set(args.include_for_metrics or ())

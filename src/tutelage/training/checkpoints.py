@@ -37,7 +37,7 @@ def commit_checkpoint(staged: Path, final: Path, fingerprint: Fingerprint) -> No
     contents: dict[str, Any] = {
         "fingerprint": dict(fingerprint),
         "files": {
-            str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+            str(path.relative_to(staged)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
         },
     }
     manifest = {**contents, "sha256": _digest(contents)}
@@ -84,7 +84,7 @@ def verify_checkpoint(folder: Path) -> Fingerprint:
             raise CheckpointError(
                 f"{path} has {size:,} bytes, {expected['bytes']:,} were written; resume from an earlier checkpoint"
             )
-        if _sha256(path) != expected["sha256"]:
+        if sha256_of(path) != expected["sha256"]:
             raise CheckpointError(
                 f"{path} is not what was written (its hash differs); resume from an earlier checkpoint"
             )
@@ -181,7 +181,8 @@ def _digest(contents: Mapping[str, Any]) -> str:
     return sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = sha256()
         while block := file.read(1 << 20):

@@ -51,7 +51,7 @@ def non_finite_error(
             f"{elsewhere}, in a batch with {name_examples(ids)}"
         ]
     return NonFiniteError(
-        f"the loss or its gradient is not finite at step {step}; the step was not taken and the weights are as before. "
+        f"the loss or its gradient is not finite at step {step}; the step was not taken, and the weights are those before it: "
         f"{'; '.join(dict.fromkeys(findings))}. Lower the learning rate, clip gradients (max_grad_norm), look at those examples, or "
         "train in float32"
     )

@@ -19,7 +19,7 @@ from tutelage.models import class_logits
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective, Term, as_objective
 from tutelage.signals import Logits, Rows, Signals
-from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
 from tutelage.training.arguments import DistillationArguments, refuse_idle_arguments
 from tutelage.training.checkpoints import Fingerprint
 from tutelage.training.committing import AbstractCommittingTrainer
@@ -74,7 +74,12 @@ class DistillationTrainer(AbstractCommittingTrainer):
         _expect_transfer_set(train_dataset, "train_dataset")
         self.objective = as_objective(objective)
         self.objective.validate()
-        self.teacher = _as_teacher(teacher)
+        self.teacher = as_teacher(teacher) if teacher is not None else None
+        if isinstance(self.teacher, ModuleTeacher) and self.teacher.model is model:
+            raise ConfigError(
+                "teacher and student are one and the same module: it would always agree with itself and learn nothing; give a copy "
+                "(copy.deepcopy) of it as the teacher"
+            )
         self._extra_fingerprint = dict(fingerprint or {})
         optimizer, _ = options.get("optimizers", (None, None))
         kind = options.get("optimizer_cls_and_kwargs")
@@ -342,6 +347,15 @@ class DistillationTrainer(AbstractCommittingTrainer):
         run = describe_run(self.args, self.objective, unwrapped(self._student), self._transfer_set, self._own_optimizer)
         return {**run, **self._extra_fingerprint}
 
+    def identify(self) -> Fingerprint:
+        """The fingerprint with a probe of the views and the teacher, after checking that everything fits together.
+
+        Raises:
+            ObjectiveError, TeacherError, ModelError: as :meth:`train`.
+        """
+        self._check_before_first_step()
+        return self._identity
+
     @property
     def _identity(self) -> Fingerprint:
         return with_probe(self.fingerprint, self._probe)
@@ -360,17 +374,6 @@ def _held_out(dataset: Any) -> TransferSet | None:
         return None
     _expect_transfer_set(dataset, "eval_dataset")
     return dataset.for_evaluation()
-
-
-def _as_teacher(teacher: Any) -> Teacher | None:
-    if isinstance(teacher, nn.Module):
-        return ModuleTeacher(teacher)
-    if teacher is not None and not isinstance(teacher, Teacher):
-        raise ConfigError(
-            f"teacher is a {type(teacher).__name__}, expected a module or an object with signals(batch), such as ModuleTeacher, "
-            "EnsembleTeacher or MemoryTeacher"
-        )
-    return teacher
 
 
 def _answer_once(student: nn.Module, batch: Any) -> Tensor:
