@@ -34,7 +34,7 @@ lint: $(VENV)/.deps-test
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.deps-test
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint types
 	$(BIN)/python -m pytest
