@@ -194,7 +194,8 @@ def import_from_file(reference: str, folder: Path) -> Any:
 
 def _import_file(path: Path) -> ModuleType:
     # Named after path and contents: an edited file is read anew, and two folders' models.py do not meet.
-    digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
+    text = path.read_bytes()
+    digest = hashlib.sha256(str(path).encode() + text).hexdigest()[:16]
     module_name = f"tutelage_user_{path.stem}_{digest}"
     if module_name in sys.modules:
         return sys.modules[module_name]
@@ -204,7 +205,8 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader: its bytecode cache takes a file edited within the second, to the same length, for unchanged.
+        exec(compile(text, str(path), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[module_name]
         raise ConfigError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
