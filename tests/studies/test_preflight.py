@@ -117,9 +117,11 @@ def test_a_study_that_means_nothing_is_refused_at_once(changes: dict[str, Any], 
 
 
 def test_names_in_the_datas_order_or_of_another_kind_are_taken(tmp_path: Path) -> None:
+    """A teacher that spells its classes otherwise, or only numbers them, was as good as refused."""
     whole = splits(class_names=["cat", "dog", "fox"])
     for names in (["Cat", "Dog", "Fox"], ["LABEL_0", "LABEL_1", "LABEL_2"]):
-        study(splits=whole, teacher=Named(names), arms=["kd"], seeds=1).run(tmp_path / names[0])
+        result = study(splits=whole, teacher=Named(names), arms=["kd"], seeds=1).run(tmp_path / names[0])
+        assert result["classes"] == ["cat", "dog", "fox"]
 
 
 def test_the_output_folder_must_be_one_that_can_be_written(tmp_path: Path) -> None:
