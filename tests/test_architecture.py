@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "axes"},
+    {"errors", "axes", "files"},
     {"signals"},
     {"data", "models", "labels"},
     {"objectives", "teachers"},

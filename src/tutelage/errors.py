@@ -36,6 +36,10 @@ class CheckpointError(TutelageError, RuntimeError):
     """A checkpoint is damaged, or belongs to another run."""
 
 
+class ExportError(TutelageError, RuntimeError):
+    """A model cannot be exported, or an artefact is not what it should be."""
+
+
 class MissingExtraError(TutelageError, ImportError):
     """A feature needs a package that is not installed; the message names the install command."""
 

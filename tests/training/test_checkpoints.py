@@ -12,9 +12,11 @@ from safetensors.torch import load_model
 from torch import nn
 from training_helpers import CLASSES, FEATURES, assert_same_bits, network, trained, trainer_of, transfer_set, weights
 
+from tutelage import files
 from tutelage.errors import CheckpointError
+from tutelage.files import write_atomically
 from tutelage.training import checkpoints, latest_checkpoint, verify_checkpoint
-from tutelage.training.checkpoints import MANIFEST, STAGING, commit_checkpoint, compare_fingerprints, write_atomically
+from tutelage.training.checkpoints import MANIFEST, STAGING, commit_checkpoint, compare_fingerprints
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}  # 8 steps
 
@@ -70,8 +72,8 @@ def test_a_committed_checkpoint_verifies(tmp_path):
 def test_everything_is_on_disk_before_the_name_is_there(tmp_path, monkeypatch):
     """Renamed before it is flushed, a checkpoint can survive a power cut as a name with empty files."""
     events = []
-    flush, rename = checkpoints._flush, Path.rename
-    monkeypatch.setattr(checkpoints, "_flush", lambda path: (events.append(path.name), flush(path)))
+    flush, rename = checkpoints.flush, Path.rename
+    monkeypatch.setattr(checkpoints, "flush", lambda path: (events.append(path.name), flush(path)))
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("RENAME"), rename(self, to))[1])
     commit_checkpoint(staged(tmp_path), tmp_path / "checkpoint-1", {})
     named = events.index("RENAME")
@@ -130,7 +132,7 @@ def test_a_written_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     """A record cut in half would be read as damage, or as another result."""
     path = tmp_path / "new" / "record.json"
     write_atomically(path, "old")
-    monkeypatch.setattr(checkpoints, "_flush", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files, "flush", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"

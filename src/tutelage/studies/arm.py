@@ -22,12 +22,12 @@ from transformers import EvalPrediction, PrinterCallback, TrainerCallback
 from tutelage.data import TransferSet
 from tutelage.errors import CheckpointError
 from tutelage.evaluation import classification_metrics
+from tutelage.files import sha256_of, write_atomically
 from tutelage.models import class_logits, on_device
 from tutelage.models.saving import save_student
 from tutelage.objectives import Objective
 from tutelage.teachers import Teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
-from tutelage.training.checkpoints import sha256_of, write_atomically
 from tutelage.training.identity import compare_runs
 
 RECORD = "record.json"

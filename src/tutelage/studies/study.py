@@ -22,6 +22,7 @@ from tutelage import __version__
 from tutelage.data import Splits, TransferSet
 from tutelage.errors import ConfigError
 from tutelage.evaluation import measure_cost
+from tutelage.files import write_atomically
 from tutelage.models.saving import load_student
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import ArmPlan, ArmRun, Progress, Silent, build_seeded, run_arm
@@ -32,7 +33,6 @@ from tutelage.studies.records import arm_record, comparisons, provenance
 from tutelage.studies.teaching import deployed_module, on_cpu, teacher_identity, teacher_predictions
 from tutelage.studies.yaml_text import to_yaml
 from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
-from tutelage.training.checkpoints import write_atomically
 
 RESULT = "result.json"
 CONTROLS = ("scratch", "label_smoothing")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import CheckpointError
+from tutelage.files import flush, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ def commit_checkpoint(staged: Path, final: Path, fingerprint: Fingerprint) -> No
     manifest = {**contents, "sha256": _digest(contents)}
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     for path in [*files, staged / MANIFEST]:
-        _flush(path)
+        flush(path)
     for folder in [*(path for path in staged.rglob("*") if path.is_dir()), staged]:
-        _flush(folder)
+        flush(folder)
     if final.exists():
         final.rename(staged.with_name("replaced"))  # removed with the staging folder
     staged.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def verify_checkpoint(folder: Path) -> Fingerprint:
@@ -158,16 +158,6 @@ def clear_staging(output_dir: Path) -> None:
     shutil.rmtree(output_dir / STAGING, ignore_errors=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(text)
-    _flush(aside)
-    aside.rename(path)
-    _flush(path.parent)
-
-
 def _numbered(output_dir: Path) -> list[tuple[int, Path]]:
     """The folders that are named like checkpoints, by step."""
     return sorted(
@@ -179,20 +169,3 @@ def _numbered(output_dir: Path) -> list[tuple[int, Path]]:
 
 def _digest(contents: Mapping[str, Any]) -> str:
     return sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
