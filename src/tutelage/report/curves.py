@@ -30,6 +30,27 @@ class Series:
         return max(step for step, _ in last), sum(value for _, value in last) / len(last)
 
 
+@dataclass(frozen=True)
+class Pane:
+    """Where a chart's lines lie (``left`` and ``right`` in per cent of its width, ``top`` and ``bottom`` in pixels) and what it spans."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    last_step: float
+    window: tuple[float, float]
+
+    def across(self, step: float) -> str:
+        """The place of a step, as a percentage of the width."""
+        return f"{self.left + (self.right - self.left) * step / self.last_step:.2f}%"
+
+    def down(self, value: float) -> float:
+        """The height of a value, in pixels from the chart's upper edge."""
+        low, high = self.window
+        return self.bottom - (self.bottom - self.top) * (value - low) / ((high - low) or 1)
+
+
 def thinned(line: Line) -> Line:
     """At most ``MOST_POINTS`` points of the line, evenly spread, the first and the last among them."""
     if len(line) <= MOST_POINTS:
@@ -73,68 +94,78 @@ def line_chart(
         height: in pixels.
         named: writes the arms' names at the ends of their lines.
     """
-    left, right = 10.5, 72.5 if named else 97.0
-    top, bottom = 10.0, height - 40.0
-    low, high = window
     last_step = max(series_.end[0] for series_ in series) or 1.0
+    pane = Pane(10.5, 72.5 if named else 97.0, 10.0, height - 40.0, last_step, window)
+    parts = [axes(pane, write), drawn_lines(series, pane)]
+    if named:
+        parts.append(end_names(series, pane))
+    return figure(chart_id, title, description, height, join(parts))
 
-    def across(step: float) -> str:
-        return f"{left + (right - left) * step / last_step:.2f}%"
 
-    def down(value: float) -> float:
-        return bottom - (bottom - top) * (value - low) / ((high - low) or 1)
-
+def axes(pane: Pane, write: Callable[[float], str]) -> Markup:
+    """The lines and ticks of the values, the ticks of the steps, and what the steps are."""
     parts: list[Markup] = []
-    for tick in ticks(low, high):
+    for tick in ticks(*pane.window):
         parts.append(
             Markup(
                 '<line class="grid" x1="{}%" x2="{}%" y1="{y}" y2="{y}"/>'
                 '<text class="tick end" x="{}%" y="{}">{}</text>'
-            ).format(left, right, left - 1.2, f"{down(tick) + 4:.1f}", write(tick), y=f"{down(tick):.1f}")
+            ).format(
+                pane.left,
+                pane.right,
+                pane.left - 1.2,
+                f"{pane.down(tick) + 4:.1f}",
+                write(tick),
+                y=f"{pane.down(tick):.1f}",
+            )
         )
-    for tick in ticks(0, last_step, 4):
+    for tick in ticks(0, pane.last_step, 4):
         parts.append(
-            Markup('<text class="tick" x="{}" y="{}">{}</text>').format(across(tick), bottom + 16, f"{tick:,.0f}")
+            Markup('<text class="tick" x="{}" y="{}">{}</text>').format(
+                pane.across(tick), pane.bottom + 16, f"{tick:,.0f}"
+            )
         )
     parts.append(
         Markup('<text class="tick" x="{}%" y="{}">optimiser steps</text>').format(
-            (left + right) / 2, f"{bottom + 32:g}"
+            (pane.left + pane.right) / 2, f"{pane.bottom + 32:g}"
         )
     )
-    parts.append(drawn_lines(series, (left, right, top, bottom), last_step, window))
-    if named:
-        heights = spread([down(min(max(s.end[1], low), high)) for s in series], 17, top + 4, bottom)
-        for item, place in zip(series, heights, strict=True):
-            parts.append(
-                Markup(
-                    '<g class="s-{}"><line class="leader" x1="{}" x2="{}%" y1="{}" y2="{y}"/>{}'
-                    '<text class="name" x="{}%" dx="13" y="{}">{}</text></g>'
-                ).format(
-                    item.arm.slot,
-                    across(item.end[0]),
-                    right + 1.2,
-                    f"{down(min(max(item.end[1], low), high)):.1f}",
-                    mark(item.arm.shape, f"{right + 2.6}%", place),
-                    right + 2.6,
-                    f"{place + 4:.1f}",
-                    item.arm.short,
-                    y=f"{place:.1f}",
-                )
+    return join(parts)
+
+
+def end_names(series: Sequence[Series], pane: Pane) -> Markup:
+    """The arms' names at the ends of their lines, moved apart where they would overlap, each with a leader to its line."""
+    low, high = pane.window
+    ends = [pane.down(min(max(item.end[1], low), high)) for item in series]
+    parts: list[Markup] = []
+    for item, end, place in zip(series, ends, spread(ends, 17, pane.top + 4, pane.bottom), strict=True):
+        parts.append(
+            Markup(
+                '<g class="s-{}"><line class="leader" x1="{}" x2="{}%" y1="{}" y2="{y}"/>{}'
+                '<text class="name" x="{}%" dx="13" y="{}">{}</text></g>'
+            ).format(
+                item.arm.slot,
+                pane.across(item.end[0]),
+                pane.right + 1.2,
+                f"{end:.1f}",
+                mark(item.arm.shape, f"{pane.right + 2.6}%", place),
+                pane.right + 2.6,
+                f"{place + 4:.1f}",
+                item.arm.short,
+                y=f"{place:.1f}",
             )
-    return figure(chart_id, title, description, height, join(parts))
+        )
+    return join(parts)
 
 
-def drawn_lines(
-    series: Sequence[Series], box: tuple[float, float, float, float], last_step: float, window: tuple[float, float]
-) -> Markup:
-    """The polylines in a pane of their own, stretched to the box (two percentages, two heights) and cut at its edge."""
-    left, right, top, bottom = box
-    low, high = window
+def drawn_lines(series: Sequence[Series], pane: Pane) -> Markup:
+    """The polylines in a drawing of their own, stretched to the pane and cut at its edge."""
+    low, high = pane.window
     drawn: list[Markup] = []
     for item in series:
         for line in item.lines:
             points = " ".join(
-                f"{1000 * step / last_step:.0f},{1000 * (high - value) / ((high - low) or 1):.0f}"
+                f"{1000 * step / pane.last_step:.0f},{1000 * (high - value) / ((high - low) or 1):.0f}"
                 for step, value in thinned(line)
             )
             drawn.append(
@@ -146,4 +177,4 @@ def drawn_lines(
             )
     return Markup(
         '<svg class="lines" x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 1000 1000" preserveAspectRatio="none">{}</svg>'
-    ).format(left, top, right - left, bottom - top, join(drawn))
+    ).format(pane.left, pane.top, pane.right - pane.left, pane.bottom - pane.top, join(drawn))

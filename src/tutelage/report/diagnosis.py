@@ -130,56 +130,61 @@ def curves(result: Record) -> View:
             lines = [line for run in runs if (line := points(run.get(part), key))]
             if lines:
                 kept.append(Series(arm, lines))
-    view: View = {"accuracy": None, "losses": [], "ends": [], "cut": ""}
     drawn = {item.arm.key for item in accuracy}
-    view["missing"] = [arm.phrase for arm in arms_in(mapping(result.get("arms"))) if arm.key not in drawn]
-    if accuracy:
-        window = accuracy_window(accuracy)
-        ends = [(item.arm, [line[-1][1] for line in item.lines], item.end[0]) for item in accuracy]
-        finals: list[View] = [
+    missing = [arm.phrase for arm in arms_in(mapping(result.get("arms"))) if arm.key not in drawn]
+    return {**accuracy_curves(accuracy), "losses": loss_curves(losses), "missing": missing}
+
+
+def accuracy_curves(accuracy: Sequence[Series]) -> View:
+    """The chart of validation accuracy, where each arm ends, and where the axis is cut."""
+    if not accuracy:
+        return {"accuracy": None, "ends": [], "cut": ""}
+    window = accuracy_window(accuracy)
+    ends: list[View] = []
+    for item in accuracy:
+        values = [line[-1][1] for line in item.lines]
+        ends.append(
             {
-                "arm": arm,
-                "key": key_mark(arm.slot, arm.shape),
+                "arm": item.arm,
+                "key": key_mark(item.arm.slot, item.arm.shape),
                 "seeds": len(values),
                 "range": amount(METRICS["accuracy"], min(values))
                 + ("" if len(values) == 1 else f" to {amount(METRICS['accuracy'], max(values))}"),
-                "steps": f"{steps:,.0f}",
+                "steps": f"{item.end[0]:,.0f}",
             }
-            for arm, values, steps in ends
-        ]
-        view["ends"] = finals
-        view["cut"] = f"{100 * window[0]:.0f}%" if window[0] > 0 else ""
-        view["accuracy"] = line_chart(
-            "chart-accuracy",
-            "Validation accuracy during training",
-            "; ".join(f"{end['arm'].name} ends at {end['range']} after {end['steps']} steps" for end in finals) + ".",
-            accuracy,
-            window,
-            lambda tick: f"{decimal(100 * tick, 0 if window[1] - window[0] > 0.06 else 1)}%",
-            height=320,
         )
+    chart = line_chart(
+        "chart-accuracy",
+        "Validation accuracy during training",
+        "; ".join(f"{end['arm'].name} ends at {end['range']} after {end['steps']} steps" for end in ends) + ".",
+        accuracy,
+        window,
+        lambda tick: f"{decimal(100 * tick, 0 if window[1] - window[0] > 0.06 else 1)}%",
+        height=320,
+    )
+    return {"accuracy": chart, "ends": ends, "cut": f"{100 * window[0]:.0f}%" if window[0] > 0 else ""}
+
+
+def loss_curves(losses: Sequence[Series]) -> list[View]:
+    """The training loss of each arm, in a chart of its own."""
+    views: list[View] = []
     for item in losses:
         values = [value for line in item.lines for _, value in line]
         low, high = min(0.0, *values), max(values)
         first = sum(line[0][1] for line in item.lines) / len(item.lines)
-        view["losses"].append(
-            {
-                "arm": item.arm,
-                "key": key_mark(item.arm.slot, item.arm.shape),
-                "chart": line_chart(
-                    f"chart-loss-{item.arm.slot}-{len(view['losses'])}",
-                    f"Training loss of {item.arm.phrase}",
-                    f"From {decimal(first, 2)} to {decimal(item.end[1], 3)} in {item.end[0]:,.0f} steps, mean of "
-                    f"{plural(len(item.lines), 'seed')}.",
-                    [item],
-                    (low, high or 1.0),
-                    lambda tick: f"{tick:g}",
-                    height=190,
-                    named=False,
-                ),
-            }
+        chart = line_chart(
+            f"chart-loss-{item.arm.slot}-{len(views)}",
+            f"Training loss of {item.arm.phrase}",
+            f"From {decimal(first, 2)} to {decimal(item.end[1], 3)} in {item.end[0]:,.0f} steps, mean of "
+            f"{plural(len(item.lines), 'seed')}.",
+            [item],
+            (low, high or 1.0),
+            lambda tick: f"{tick:g}",
+            height=190,
+            named=False,
         )
-    return view
+        views.append({"arm": item.arm, "key": key_mark(item.arm.slot, item.arm.shape), "chart": chart})
+    return views
 
 
 def points(rows: object, key: str) -> Line:
