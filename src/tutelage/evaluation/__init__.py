@@ -14,6 +14,7 @@ from tutelage.evaluation.metrics import (
     reliability,
 )
 from tutelage.evaluation.significance import Comparison, Estimate, crossed_interval, paired_comparison
+from tutelage.evaluation.temperature import TemperatureFit, fit_temperature
 
 __all__ = [
     "ECE_VARIANT",
@@ -21,11 +22,13 @@ __all__ = [
     "Cost",
     "Estimate",
     "Latency",
+    "TemperatureFit",
     "bootstrap_interval",
     "classification_metrics",
     "crossed_interval",
     "expected_calibration_error",
     "fidelity",
+    "fit_temperature",
     "flips",
     "log_probabilities",
     "macro_f1",
