@@ -14,6 +14,7 @@ from tutelage.evaluation.metrics import (
     reliability,
 )
 from tutelage.evaluation.significance import Comparison, Estimate, crossed_interval, paired_comparison
+from tutelage.evaluation.slices import slice_table, worst
 from tutelage.evaluation.temperature import TemperatureFit, fit_temperature
 
 __all__ = [
@@ -38,4 +39,6 @@ __all__ = [
     "per_example",
     "per_example_fidelity",
     "reliability",
+    "slice_table",
+    "worst",
 ]
