@@ -14,6 +14,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,10 +50,10 @@ def main() -> None:
     runtime_bytes = resident_bytes()
     make: Callable[[int], Callable[[Inputs], Any]]
     make, inputs = pickle.load(requests)
+    worker = _Worker(make(threads), inputs)
+    del make
+    _answer(answers, {"runtime_bytes": runtime_bytes})
     with torch.inference_mode():
-        worker = _Worker(make(threads), inputs)
-        del make
-        _answer(answers, {"runtime_bytes": runtime_bytes})
         for line in requests:
             request: dict[str, Any] = json.loads(line)
             _answer(answers, getattr(worker, request.pop("do"))(**request))
@@ -78,12 +79,16 @@ class _Worker:
         """Seconds of each timed call, after one that brings the model back into the caches."""
         self._call(self._inputs)
         times: list[float] = []
+        before = waited_seconds()
         end = time.perf_counter() + TURN_SECONDS
         while not times or (time.perf_counter() < end and len(times) < CALLS_A_TURN):
             start = time.perf_counter()
             self._call(self._inputs)
             times.append(time.perf_counter() - start)
-        return {"seconds": times, "quiet": _falls_quiet()}
+        after = waited_seconds()
+        # a thread that has ended takes what it waited with it
+        waited = None if before is None or after is None else max(0.0, after - before)
+        return {"seconds": times, "waited": waited, "quiet": _falls_quiet()}
 
     def finish(self) -> dict[str, Any]:
         """The most memory that was resident since the warm-up began."""
@@ -133,6 +138,17 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
+
+
+def waited_seconds() -> float | None:
+    """Seconds for which this process's threads, added up, were ready and had no core to run on; None where unknown."""
+    if not Path("/proc/self/schedstat").exists():
+        return None
+    nanoseconds = 0
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            nanoseconds += int((thread / "schedstat").read_text().split()[1])
+    return 1e-9 * nanoseconds
 
 
 def _status(field: str) -> int | None:

@@ -31,7 +31,7 @@ NO_INT8_INSTRUCTIONS = (
     "but may save no time: only the measured latency says."
 )
 
-UNKNOWN_INSTRUCTIONS = "The processor's instructions are unknown on this platform: whether int8 saves time here, only the measured latency says."
+UNKNOWN_INSTRUCTIONS = "The processor's instructions are unknown on this platform: whether int8 saves time, only the measured latency says."
 
 
 @dataclass(frozen=True)

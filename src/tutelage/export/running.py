@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from threading import Thread
 from typing import Any, Protocol
 
-import cloudpickle
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
-from tutelage.errors import ConfigError, DataError, ExportError
+from tutelage.errors import ConfigError, DataError
+from tutelage.export._processes import Subject, packed, started
 from tutelage.export.machine import CpuFacts, cpu_facts
 from tutelage.export.specs import LENGTH, input_specs, named
-from tutelage.models.calling import Inputs
 
 #: Rounds of turns at a setting, even where its time is already up.
 MIN_ROUNDS = 3
 
-#: Resamples of the rounds behind the spread of a median.
+#: Resamples of the rounds behind the interval of a median.
 RESAMPLES = 500
-
-#: What a worker printed last, in an error.
-LAST_LINES = 12
-
-#: How the models' files name the modules they are read as; a worker cannot import those.
-USER_MODULES = "tutelage_user_"
-
-#: What the thread pools of OpenMP, MKL, OpenBLAS and Accelerate read when they are loaded.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to be measured.
-
-    Args:
-        name: as in the record.
-        make: called in the worker with the number of threads; returns what is timed, a callable of inputs. It is sent there by
-            value (cloudpickle): a closure may hold the model itself, in eval mode, or a path to read it from. Calls run in
-            ``torch.inference_mode()``.
-        inputs: at least one example as the model takes it: a tensor ``[B, ...]`` or a mapping of them.
-        imports: modules that belong to the runtime (``"onnxruntime"``) and are not to be counted as the model's memory.
-    """
-
-    name: str
-    make: Callable[[int], Callable[[Inputs], Any]]
-    inputs: Inputs
-    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,9 +34,14 @@ class Row:
         length: tokens of each; None: as the inputs were.
         p50: median of the timed calls, with the percentiles 95 and 99. Of fewer than a hundred calls, ``p99`` is nearly the
             slowest.
-        spread: 95% bootstrap interval of ``p50``, the rounds being resampled.
+        spread: where the median lies in one process or another: the lowest and the highest end of the 95% bootstrap intervals of
+            the processes' own medians, their rounds being resampled. Memory is laid out anew in each process, which moves a
+            median further than its calls within one tell (Mytkowicz et al. 2009, Georges et al. 2007).
         throughput: examples a second of one caller that asks without pause: all examples by all of the time.
         calls: that were timed.
+        waited: thread-seconds for which its threads were ready and had no core to run on, for a second of timed calls; None
+            where the system does not tell. Much above 0, other programs were at work: long calls are slowed then and short
+            ones are not, and no ratio of theirs can be trusted.
         peak_bytes: most memory of the process in RAM from the warm-up to the last call; None where the system does not tell.
     """
 
@@ -88,6 +55,7 @@ class Row:
     spread: tuple[float, float]
     throughput: float
     calls: int
+    waited: float | None
     peak_bytes: int | None
 
     def to_json(self) -> dict[str, Any]:
@@ -142,6 +110,7 @@ def measure_running(
     lengths: Sequence[int | None] = (None,),
     threads: Sequence[int] | None = None,
     seconds: float = 10.0,
+    processes: int = 3,
     patience: float = 300.0,
 ) -> Running:
     """Measure models as they run: latency, throughput and memory by batch size, length and number of threads.
@@ -159,8 +128,9 @@ def measure_running(
         batches: numbers of examples in a call; a subject's examples are repeated where it has fewer.
         lengths: numbers of tokens, to which axis 1 of inputs of whole numbers is cut or repeated; None leaves them as they are.
         threads: numbers of threads; None: one, and as many as there are usable cores.
-        seconds: of timing in all, shared equally by the settings; starting the processes (some seconds for each number of
-            threads) and warming up come on top, and models so slow that `MIN_ROUNDS` take longer exceed it.
+        seconds: of timing in all, shared equally by the settings; starting the processes (some seconds for each set of them)
+            and warming up come on top, and models so slow that `MIN_ROUNDS` take longer exceed it.
+        processes: fresh ones for each model and number of threads, one after the other.
         patience: seconds that a worker may take to start, to warm up at a setting, or for one turn, before it is given up.
 
     Raises:
@@ -172,24 +142,28 @@ def measure_running(
     """
     cpu = cpu_facts()
     counts = sorted(set((1, cpu.cores) if threads is None else threads))
-    settings = [(length, batch) for length in dict.fromkeys(lengths) for batch in sorted(set(batches))]
+    settings = [(length, batch) for length in dict.fromkeys(lengths) for batch in set(batches)]
     # what a large batch leaves with the allocators would count for the small ones after it
     settings.sort(key=lambda setting: (setting[0] or 0, setting[1]))
-    _check_arguments(subjects, settings, counts, cpu.cores, seconds, patience)
-    parcels = {subject.name: _parcel(subject, max(batches)) for subject in subjects}
-    share = seconds / (len(counts) * len(settings))
-    rows: list[Row] = []
-    memory: dict[str, list[Memory]] = {subject.name: [] for subject in subjects}
-    for count in counts:
-        with _started(subjects, parcels, count, patience) as workers:
+    _check_arguments(subjects, settings, [*counts, processes], seconds, patience)
+    _check_threads(counts, cpu.cores)
+    parcels = {subject.name: packed(subject, max(batches)) for subject in subjects}
+    share = seconds / (len(counts) * processes * len(settings))
+    sittings: dict[tuple[int, int | None, int, str], list[Sitting]] = {}
+    memory: dict[str, list[Memory]] = {}
+    for count in (count for count in counts for _ in range(processes)):
+        with started(subjects, parcels, count, patience) as workers:
             runtime = {name: worker.answer()["runtime_bytes"] for name, worker in workers.items()}
             for length, batch in settings:
-                seconds_taken, peaks = time_in_turns(workers, batch, length, share)
-                for name in workers:
-                    rows.append(_row(name, count, batch, length, seconds_taken[name], peaks[name]))
-                    memory[name].append(Memory(peaks[name], runtime[name]))
-    most = {name: max(found, key=lambda memory: memory.peak_bytes or 0) for name, found in memory.items()}
-    return Running(cpu, datetime.now(UTC).isoformat(timespec="seconds"), tuple(rows), most)
+                for name, sitting in time_in_turns(workers, batch, length, share).items():
+                    sittings.setdefault((count, length, batch, name), []).append(sitting)
+                    memory.setdefault(name, []).append(Memory(sitting.peak_bytes, runtime[name]))
+    return Running(
+        cpu,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        tuple(_row(*setting, found) for setting, found in sittings.items()),
+        {name: max(found, key=lambda memory: memory.peak_bytes or 0) for name, found in memory.items()},
+    )
 
 
 def cost_per_million(throughput: float, price_per_hour: float) -> float:
@@ -218,230 +192,115 @@ class Asked(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Sitting:
+    """One process at one setting.
+
+    Args:
+        turns: seconds of each call, by round.
+        waited: thread-seconds without a core during those calls; None where unknown.
+        peak_bytes: the most memory it had in RAM; None where unknown.
+    """
+
+    turns: Sequence[Sequence[float]]
+    waited: float | None
+    peak_bytes: int | None
+
+
 def time_in_turns(
     workers: Mapping[str, Asked],
     batch: int,
     length: int | None,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[dict[str, list[list[float]]], dict[str, int | None]]:
-    """Seconds of each call by worker and round, and the peak bytes of each worker, at one setting."""
+) -> dict[str, Sitting]:
+    """Warm all workers up for a setting, then give them turns, forwards and backwards, until the time is up."""
     for worker in workers.values():
         worker.ask("warm_up", batch=batch, length=length)
-    times: dict[str, list[list[float]]] = {name: [] for name in workers}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     deadline = clock() + seconds
     rounds = 0
     while rounds < MIN_ROUNDS or clock() < deadline:
         for name in workers if rounds % 2 == 0 else reversed(list(workers)):
-            times[name].append(workers[name].ask("turn")["seconds"])
+            turns[name].append(workers[name].ask("turn"))
         rounds += 1
-    return times, {name: worker.ask("finish")["peak_bytes"] for name, worker in workers.items()}
-
-
-def _row(
-    name: str, threads: int, batch: int, length: int | None, seconds: Sequence[Sequence[float]], peak: int | None
-) -> Row:
-    rounds = [1e3 * np.asarray(turn) for turn in seconds]
-    milliseconds = np.concatenate(rounds)
-    p50, p95, p99 = map(float, np.percentile(milliseconds, (50, 95, 99)))
-    generator = np.random.default_rng(0)
-    medians = [
-        np.median(np.concatenate([rounds[index] for index in drawn]))
-        for drawn in generator.integers(len(rounds), size=(RESAMPLES, len(rounds)))
-    ]
-    low, high = map(float, np.percentile(medians, (2.5, 97.5)))
-    throughput = 1e3 * batch / float(milliseconds.mean())
-    return Row(name, threads, batch, length, p50, p95, p99, (low, high), throughput, len(milliseconds), peak)
-
-
-class _Worker:
-    """The parent's end of one worker process."""
-
-    def __init__(self, subject: Subject, parcel: bytes, threads: int, patience: float) -> None:
-        self._name, self._patience = subject.name, patience
-        # a file without a name: whatever becomes of this process, nothing is left of it
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            # -P: no module in the current folder takes the place of one of the same name
-            [sys.executable, "-P", "-m", "tutelage.export._worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._printed,
-            env=_environment(threads),
-            # a group of its own, so that what it has started can be ended with it
-            start_new_session=True,
-        )
-        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        hello = json.dumps([threads, subject.imports]).encode() + b"\n" + parcel
-        # a thread, because a pipe can be waited for with a bound on no system but some
-        self._thread = Thread(target=self._converse, args=(hello,), daemon=True)
-        self._thread.start()
-
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
-        self._send(json.dumps({"do": what, **arguments}).encode() + b"\n")
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """The next answer.
-
-        Raises:
-            ExportError: it died, did not answer in time, or does not rest.
-        """
-        try:
-            line = self._answers.get(timeout=self._patience)
-        except queue.Empty:
-            raise self._failure(
-                f"did not answer within {self._patience:g} seconds and was ended; give it more patience, or measure smaller "
-                "batches"
-            ) from None
-        if not line:
-            raise self._failure(f"ended without an answer ({self._how_it_ended()})")
-        answer: dict[str, Any] = json.loads(line)
-        if answer.get("quiet") is False:
-            raise self._failure(
-                "kept the processor busy after its calls had returned, and would have slowed the other models; end the threads "
-                "that it leaves at work, or unset OMP_WAIT_POLICY=active"
-            )
-        return answer
-
-    def close(self) -> None:
-        """End the process and all that it started."""
-        self._kill()
-        self._process.wait()
-        self._thread.join(timeout=5.0)
-        if not self._thread.is_alive():
-            for pipe in (self._process.stdin, self._process.stdout):
-                with suppress(OSError):
-                    assert pipe is not None
-                    pipe.close()
-        self._printed.close()
-
-    def _converse(self, hello: bytes) -> None:
-        self._send(hello)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put(b"")
-
-    def _send(self, message: bytes) -> None:
-        assert self._process.stdin is not None
-        # a process that has died says so where its answer is looked for
-        with suppress(OSError):
-            self._process.stdin.write(message)
-            self._process.stdin.flush()
-
-    def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            return "it closed its output"
-        if code >= 0:
-            return f"exit code {code}"
-        ended_by = signal.Signals(-code).name
-        return ended_by + (", as when the system runs out of memory" if ended_by == "SIGKILL" else "")
-
-    def _failure(self, what: str) -> ExportError:
-        self._kill()
-        self._process.wait()
-        self._printed.seek(0)
-        lines = self._printed.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-        told = "it printed last:\n" + "\n".join(f"    {line}" for line in lines) if lines else "it printed nothing"
-        return ExportError(f"the process that ran {self._name!r} {what}; nothing of it was measured; {told}")
-
-    def _kill(self) -> None:
-        # on macOS a group whose processes have all ended may not be signalled
-        with suppress(ProcessLookupError, PermissionError):
-            if sys.platform == "win32":
-                self._process.kill()
-            else:
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-
-@contextmanager
-def _started(
-    subjects: Sequence[Subject], parcels: Mapping[str, bytes], threads: int, patience: float
-) -> Generator[dict[str, _Worker]]:
-    """A fresh worker for each subject, starting; all of them are ended afterwards."""
-    with ExitStack() as stack:
-        workers: dict[str, _Worker] = {}
-        for subject in subjects:
-            worker = _Worker(subject, parcels[subject.name], threads, patience)
-            stack.callback(worker.close)
-            workers[subject.name] = worker
-        yield workers
-
-
-def _environment(threads: int) -> dict[str, str]:
-    # what this process can import, the worker can: functions travel by the names of their modules
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    # accelerators are out of sight: calls return there before the work is done, and the time would be too short
     return {
-        **os.environ,
-        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-        "PYTHONPATH": path,
-        "CUDA_VISIBLE_DEVICES": "",
+        name: Sitting(
+            [turn["seconds"] for turn in turns[name]],
+            _total(turn["waited"] for turn in turns[name]),
+            worker.ask("finish")["peak_bytes"],
+        )
+        for name, worker in workers.items()
     }
 
 
-def _parcel(subject: Subject, examples: int) -> bytes:
-    """How to make the model, and as many examples as are used, for the worker to unpack."""
-    # a part of a tensor is sent with all of the storage that it looks into: hence the clones
-    tensors = {name: values[:examples].detach().cpu().clone() for name, values in named(subject.inputs).items()}
-    inputs = next(iter(tensors.values())) if isinstance(subject.inputs, Tensor) else tensors
-    try:
-        with _user_modules_by_value():
-            return cloudpickle.dumps((subject.make, inputs))
-    except Exception as error:  # pickling runs whatever the objects of a closure define
-        raise ExportError(
-            f"{subject.name!r} cannot be sent to a process of its own: {type(error).__name__}: {error}; let `make` hold a path or "
-            "a module, and no open file, lock or session"
-        ) from error
+def _total(parts: Iterable[float | None]) -> float | None:
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)
 
 
-@contextmanager
-def _user_modules_by_value() -> Generator[None]:
-    """Functions and classes of the users' own files are sent whole: those files are no modules that can be imported."""
-    known = cloudpickle.list_registry_pickle_by_value()
-    modules = [m for name, m in list(sys.modules.items()) if name.startswith(USER_MODULES) and name not in known]
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)
+def _row(threads: int, length: int | None, batch: int, name: str, sittings: Sequence[Sitting]) -> Row:
+    seconds = np.concatenate([turn for sitting in sittings for turn in sitting.turns])
+    p50, p95, p99 = (1e3 * float(value) for value in np.percentile(seconds, (50, 95, 99)))
+    intervals = [_interval_of_median([np.asarray(turn) for turn in sitting.turns]) for sitting in sittings]
+    waited = _total(sitting.waited for sitting in sittings)
+    return Row(
+        model=name,
+        threads=threads,
+        batch=batch,
+        length=length,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        spread=(1e3 * min(low for low, _ in intervals), 1e3 * max(high for _, high in intervals)),
+        throughput=batch * len(seconds) / float(seconds.sum()),
+        calls=len(seconds),
+        waited=None if waited is None else waited / float(seconds.sum()),
+        peak_bytes=max((sitting.peak_bytes for sitting in sittings if sitting.peak_bytes is not None), default=None),
+    )
+
+
+def _interval_of_median(rounds: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """95% bootstrap interval; whole rounds are drawn, because the calls of one turn are alike."""
+    drawn = np.random.default_rng(0).integers(len(rounds), size=(RESAMPLES, len(rounds)))
+    medians = [np.median(np.concatenate([rounds[index] for index in row])) for row in drawn]
+    low, high = np.percentile(medians, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _check_arguments(
     subjects: Sequence[Subject],
     settings: Sequence[tuple[int | None, int]],
-    threads: Sequence[int],
-    cores: int,
+    counts: Sequence[int],
     seconds: float,
     patience: float,
 ) -> None:
-    numbers = [*threads, *(number for setting in settings for number in setting if number is not None)]
-    if not subjects or not settings or not threads or min(numbers) < 1 or min(seconds, patience) <= 0:
+    numbers = [*counts, *(number for setting in settings for number in setting if number is not None)]
+    if not subjects or not settings or len(counts) < 2 or min(numbers) < 1 or min(seconds, patience) <= 0:
         raise ConfigError(
-            f"{len(subjects)} models, (length, batch) {settings}, threads {list(threads)}, {seconds:g} seconds, patience {patience:g}: "
-            "expected at least one of each, all of the numbers positive; nothing would be measured"
-        )
-    if max(threads) > cores:
-        raise ConfigError(
-            f"{max(threads)} threads, but this process may use {cores} cores: threads that wait for one another would be timed; "
-            f"ask for {cores} at most"
+            f"{len(subjects)} models, (length, batch) {settings}, threads {list(counts[:-1])}, {counts[-1]} processes, {seconds:g} "
+            f"seconds, patience {patience:g}: expected at least one of each, all of the numbers positive; nothing would be measured"
         )
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise ConfigError(f"the models are called {names}: one would take another's place; give each a name of its own")
     for subject in subjects:
         tensors = named(subject.inputs).values()
-        if not tensors or any(values.ndim == 0 or values.shape[0] == 0 for values in tensors):
-            raise DataError(f"{subject.name!r} has no examples: there is nothing to time; give at least one")
+        if not tensors or any(values.ndim == 0 or 0 in values.shape[:2] for values in tensors):
+            raise DataError(
+                f"{subject.name!r} has no examples, or empty ones: there is nothing to time; give at least one"
+            )
         has_tokens = any(LENGTH in spec.shape for spec in input_specs(subject.inputs))
         if not has_tokens and any(length is not None for length, _ in settings):
             raise ConfigError(
                 f"lengths were asked for, but {subject.name!r} takes no tokens (whole numbers [B, T]): its rows would all be the "
                 "same under different lengths; measure it without"
             )
+
+
+def _check_threads(threads: Sequence[int], cores: int) -> None:
+    if max(threads) > cores:
+        raise ConfigError(
+            f"{max(threads)} threads, but this process may use {cores} cores: threads that wait for one another would be timed; "
+            f"ask for {cores} at most"
+        )
