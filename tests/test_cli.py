@@ -16,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 
 from tutelage import cli
+from tutelage.cli import summaries
 from tutelage.config import load_config
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "digits"
@@ -274,7 +275,7 @@ def test_the_table_cuts_nothing_at_any_width(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     long = "a_method_whose_name_is_long_enough_to_need_two_lines"
-    cli._summarise(result_with("scratch", "label_smoothing", long))
+    summaries.summarise(result_with("scratch", "label_smoothing", long))
     shown = capsys.readouterr().out
     assert "…" not in shown
     table = [line for line in shown.splitlines() if "% to" in line]

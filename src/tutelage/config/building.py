@@ -86,6 +86,8 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         config=config.resolved(),
         fingerprint=_fingerprint(config, folder),
         command=command,
+        config_folder=folder,
+        student_source=student_source,
     )
 
 

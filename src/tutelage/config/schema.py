@@ -113,6 +113,9 @@ class GatesSection(Section):
     latency_ratio: float | None = None
     ece: float | None = None
     negative_flips: float | None = None
+    worst_class_drop: float | None = None
+    worst_slice_drop: float | None = None
+    negative_flips_vs_baseline: float | None = None
 
 
 class StudyConfig(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tutelage.data import TransferSet, hex_id
 from tutelage.evaluation import ECE_VARIANT, flips, log_probabilities, per_class, reliability
+from tutelage.evaluation.slices import MIN_EXAMPLES, slice_table
 from tutelage.studies.arm import ArmRun
 
 _FLIPS_SHOWN = 12
@@ -50,6 +52,32 @@ def collect_evidence(
         "flips": _flips(logits[judged][0], logits["teacher"][0], test, class_names, judged, runs[judged][0].seed)
         if judged in logits
         else None,
+    }
+
+
+def correctness(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 where the top class of ``logits[S, N, C]`` is the label ``[N]``, else 0: ``[S, N]``."""
+    return (logits.argmax(axis=2) == labels[None]).astype(np.float64)
+
+
+def slice_tables(
+    correct: NDArray[np.float64], teacher_correct: NDArray[np.float64], test: TransferSet, class_names: Sequence[str]
+) -> dict[str, list[Json]]:
+    """What is lost to the teacher, class by class and for each metadata column slice by slice, most lost first.
+
+    Args:
+        correct: ``[S, N]`` of :func:`correctness`.
+        teacher_correct: ``[1, N]``.
+        test: the test split.
+        class_names: C names.
+    """
+    classes = [class_names[label] for label in test.known_labels.tolist()]
+    columns = {column: list(values) for column, values in (getattr(test, "metadata", None) or {}).items()}
+    # the worst slice is picked from all columns together, so all of them share the confidence
+    family = sum(count >= MIN_EXAMPLES for values in columns.values() for count in Counter(values).values())
+    return {
+        "class": slice_table(correct, teacher_correct, classes),
+        **{column: slice_table(correct, teacher_correct, values, family=family) for column, values in columns.items()},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,11 +24,13 @@ from tutelage.data import Splits, TransferSet
 from tutelage.errors import ConfigError
 from tutelage.evaluation import measure_cost
 from tutelage.files import write_atomically
+from tutelage.models import ModelSource
 from tutelage.models.saving import load_student
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import ArmPlan, ArmRun, Progress, Silent, build_seeded, run_arm
-from tutelage.studies.evidence import collect_evidence
-from tutelage.studies.gates import JUDGED, Gates, judge
+from tutelage.studies.evidence import collect_evidence, correctness, slice_tables
+from tutelage.studies.gates import JUDGED, Gates
+from tutelage.studies.judging import Beside, judge
 from tutelage.studies.preflight import check_classes, check_folder, check_labels, check_student, check_training
 from tutelage.studies.records import arm_record, comparisons, provenance
 from tutelage.studies.teaching import deployed_module, on_cpu, teacher_identity, teacher_predictions
@@ -80,6 +83,8 @@ class Study:
         config: the resolved config to write beside the results; by default what can be said of these arguments.
         fingerprint: more facts that must not change between a run and its resumption.
         command: how the run was started, for the record.
+        config_folder: where the config lies, recorded so that the run can be exported from its own folder later; None without one.
+        student_source: where the student's code is, to go with an exported folder of weights; None where it is not known.
 
     Raises:
         ConfigError: unknown or no arms, no seeds, a student that is no function.
@@ -101,6 +106,8 @@ class Study:
     config: Mapping[str, Any] | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
     command: str = "tutelage.Study(...).run(...)"
+    config_folder: Path | None = None
+    student_source: ModelSource | None = None
 
     def __post_init__(self) -> None:
         unknown = [arm for arm in self.arms if arm not in (JUDGED, *CONTROLS)]
@@ -173,6 +180,8 @@ class Study:
             arms[arm] = arm_record(self._describe(arm), arm_runs, logits[arm], teacher_logits, labels)
         compared = comparisons(JUDGED, logits, labels)
         names = self._class_names(teacher_logits.shape[1])
+        correct = {arm: correctness(values, labels) for arm, values in logits.items()}
+        slices = slice_tables(correct[JUDGED], correct["teacher"], self.splits.test, names)
         cost = self._measure_cost(teacher)
         curves = {**({"teacher": teacher_run} if teacher_run else {}), **runs}
         result: Json = {
@@ -182,7 +191,14 @@ class Study:
             "seconds": time.perf_counter() - clock,
             "title": self.title,
             "task": "classification",
-            "provenance": provenance(self.command, config_text, _data_digest(self.splits)),
+            "provenance": {
+                **provenance(self.command, config_text, _data_digest(self.splits)),
+                **(
+                    {"config_folder": os.path.relpath(self.config_folder, folder)}
+                    if self.config_folder is not None
+                    else {}
+                ),
+            },
             "splits": {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")},
             "transfer": _transfer_counts(self.splits.train),
             "classes": names,
@@ -190,7 +206,8 @@ class Study:
             "arms": arms,
             "comparisons": compared,
             "cost": cost,
-            "verdict": judge(self.gates, arms, compared, cost),
+            "verdict": judge(self.gates, arms, compared, cost, Beside(correct=correct, slices=slices)),
+            "slices": slices,
             "evidence": collect_evidence(curves, logits, self.splits.test, names, JUDGED),
         }
         write_atomically(folder / "config.yaml", config_text)
@@ -242,7 +259,14 @@ class Study:
             fingerprint={**self.fingerprint, **_held_out_identity(self.splits)},
         )
         run = run_arm(plan, progress)
-        return ModuleTeacher(load_student(self._fresh_teacher(recipe), plan.folder)), [run]
+        return self.trained_teacher(folder), [run]
+
+    def trained_teacher(self, folder: Path) -> Teacher:
+        """The teacher of a run in ``folder``: the given one, or the one that the run trained there."""
+        recipe = self.teacher_training
+        if recipe is None:
+            return self._given_teacher()
+        return ModuleTeacher(load_student(self._fresh_teacher(recipe), folder / "teacher"))
 
     def _given_teacher(self) -> Teacher:
         if isinstance(self.teacher, nn.Module):

@@ -1,0 +1,316 @@
+"""The gates, asked of the artefact itself: what answers on the test split is the file that will run, not the trained module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.data import Tokenise, TransferSet
+from tutelage.errors import ConfigError, ExportError
+from tutelage.evaluation import crossed_interval
+from tutelage.evaluation.cost import count_flops, stored_bytes
+from tutelage.export import Artefact, Runner, Subject, check_parity, cost_per_million, measure_running, parity_cases
+from tutelage.export.hub_folder import ModuleRunner
+from tutelage.models.calling import Inputs
+from tutelage.studies.evidence import correctness, slice_tables
+from tutelage.studies.finished import FinishedRun
+from tutelage.studies.gates import JUDGED
+from tutelage.studies.judging import Beside, decide, gate_of, judge
+from tutelage.studies.records import arm_record, comparisons
+from tutelage.studies.shipping import answers, runner_of, student_view, update_shipped
+from tutelage.studies.teaching import deployed_module, on_cpu
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+#: Batch sizes that latency is measured at, and how long, in seconds, in all.
+MEASURED_BATCHES = (1, 32)
+MEASURED_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Price:
+    """What the machine costs that the model will run on.
+
+    Args:
+        per_hour: of the whole machine.
+        currency: in words or a sign.
+    """
+
+    per_hour: float
+    currency: str = "$"
+
+    def __post_init__(self) -> None:
+        if not self.per_hour > 0:
+            raise ConfigError(
+                f"a price of {self.per_hour} an hour, expected more than 0: no cost could be told from it"
+            )
+
+
+def check_artefact(
+    run: FinishedRun,
+    name: str,
+    artefact: Artefact,
+    *,
+    baseline: Artefact | None = None,
+    price: Price | None = None,
+    seconds: float = MEASURED_SECONDS,
+    say: Say = lambda _: None,
+) -> Json:
+    """Judge an artefact by the run's gates, and write what was found into ``shipped.json``.
+
+    The artefact is one model: against the teacher its test examples are the sample; against a control arm the control's seeds
+    are a second one. Calibration is that of the logits divided by the artefact's own temperature.
+
+    Args:
+        run: the run that made it.
+        name: what it is called in ``shipped.json``.
+        artefact: it, verified.
+        baseline: one that was shipped before, for the same classes; its flips are counted.
+        price: of the machine, for the cost of a million inferences.
+        seconds: of timing in all.
+        say: hears in a line what is being done.
+
+    Returns:
+        The artefact's ``check`` in ``shipped.json``.
+
+    Raises:
+        ExportError: the artefact, or the baseline, is another run's or of other classes.
+    """
+    _same_run(run, artefact)
+    test = run.study.splits.test
+    labels = test.known_labels.numpy()
+    runner = runner_of(run, artefact)
+    say("asking it the test split")
+    logits = _recorded(run, artefact)
+    logits = {JUDGED: (answers(runner, test) / artefact.temperature)[None], **logits}
+    flips = _baseline(run, baseline, logits[JUDGED], labels) if baseline is not None else None
+    correct = {arm: correctness(values, labels) for arm, values in logits.items()}
+    slices = slice_tables(correct[JUDGED], correct["teacher"], test, run.result["classes"])
+    record = arm_record("the artefact", [], logits[JUDGED], logits["teacher"][0], labels)
+    compared = comparisons(JUDGED, logits, labels)
+    say("measuring it as it runs, beside teacher and student")
+    measured = measure_shipped(run, {name: artefact}, price=price, seconds=seconds)
+    beside = Beside(
+        correct={arm: values for arm, values in correct.items() if arm != "student"},
+        slices=slices,
+        baseline_flips=flips.record if flips is not None else None,
+        baseline_correct=flips.correct if flips is not None else None,
+        one_model=True,
+        what="The artefact",
+    )
+    verdict = judge(run.study.gates, {JUDGED: record}, compared, _cost(measured, name, artefact), beside)
+    gates = [_parity_gate(run, artefact, runner), *verdict["gates"]]
+    check: Json = {
+        "decision": decide(gates) if verdict["gates"] else "hold",
+        "gates": gates,
+        "test": {
+            "metrics": record["mean"],
+            "ci95": record["ci95"],
+            "agreement_with_teacher": record["mean"]["agreement"],
+            "examples": len(test),
+        },
+        "comparisons": [{**row, "a": "artefact"} for row in compared],
+        "slices": slices,
+        "flips": {
+            "teacher": {"rate": record["mean"]["negative_flips"], "ci95": record["ci95"]["negative_flips"]},
+            "baseline": flips.record if flips is not None else None,
+        },
+        "checked": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+    def write(shipped: Json) -> None:
+        shipped.setdefault("artefacts", {}).setdefault(name, {})["check"] = check
+        shipped["measured"] = measured
+
+    update_shipped(run.folder, write)
+    return check
+
+
+def measure_shipped(
+    run: FinishedRun,
+    artefacts: Mapping[str, Artefact],
+    *,
+    price: Price | None = None,
+    seconds: float = MEASURED_SECONDS,
+) -> Json:
+    """Latency, throughput, memory, size and FLOPs of teacher, trained student and artefacts: ``measured`` of ``shipped.json``."""
+    test = run.study.splits.test.for_evaluation()
+    first = test.batch(_rows(max(MEASURED_BATCHES), len(test)))
+    given = {"teacher": first.get("teacher", first["student"]), "student": first["student"]}
+    seed = next(iter(artefacts.values())).manifest["run"]["seed"] if artefacts else run.seed
+    modules = {"student": run.student(seed)}
+    teacher = deployed_module(run.teacher)
+    with ExitStack() as stack:
+        if teacher is not None:
+            modules = {"teacher": stack.enter_context(on_cpu(teacher)).eval(), **modules}
+        subjects = [Subject(name, _module_maker(module), given[name]) for name, module in modules.items()]
+        subjects += [
+            Subject(name, _artefact_maker(run, artefact), given["student"]) for name, artefact in artefacts.items()
+        ]
+        measured = measure_running(subjects, batches=MEASURED_BATCHES, seconds=seconds).to_json()
+        sizes = {name: stored_bytes(module) for name, module in modules.items()}
+        flops = {name: _flops(module, given[name]) for name, module in modules.items()}
+    measured["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
+    measured["bytes"] = sizes | {name: artefact.bytes for name, artefact in artefacts.items()}
+    # an exported graph does the arithmetic of the student it came from; in int8 it is no floating-point operation any more
+    measured["flops"] = flops | {
+        name: flops["student"] if artefact.precision == "fp32" else None for name, artefact in artefacts.items()
+    }
+    measured["price"] = _priced(measured["rows"], price) if price is not None else None
+    return measured
+
+
+@dataclass(frozen=True)
+class _BaselineFlips:
+    """Where a previously shipped artefact was right and this one is not."""
+
+    record: Json
+    correct: NDArray[np.float64]
+
+
+def _baseline(
+    run: FinishedRun, baseline: Artefact, logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> _BaselineFlips:
+    classes = run.result["classes"]
+    if sorted(baseline.classes) != sorted(classes):
+        raise ExportError(
+            f"the baseline {baseline.folder} tells {len(baseline.classes)} classes apart ({_some(baseline.classes)}), this run "
+            f"{len(classes)} ({_some(classes)}): their answers cannot be compared; name an artefact for the same classes"
+        )
+    test = _baselines_view(run, baseline)
+    said = answers(runner_of(run, baseline), test)
+    order = [baseline.classes.index(name) for name in classes]
+    before = correctness(said[:, order][None], labels)
+    flips = before * (1 - correctness(logits, labels))
+    estimate = crossed_interval(flips)
+    fields = estimate.to_json()
+    return _BaselineFlips(
+        {
+            "rate": estimate.mean,
+            "ci95": fields["ci95"],
+            "method": estimate.method,
+            "accuracy": float(before.mean()),
+            "folder": str(baseline.folder),
+            "digest": baseline.digest,
+        },
+        before,
+    )
+
+
+def _baselines_view(run: FinishedRun, baseline: Artefact) -> TransferSet:
+    """The test split as the baseline takes it: with its own tokenizer, or with the same steps as this run's."""
+    from dataclasses import replace
+
+    from tutelage.studies.shipping import preprocessing
+
+    test = run.study.splits.test
+    theirs, ours = baseline.manifest["preprocessing"], preprocessing(test)
+    if theirs["tokenizer"] and not hasattr(test.inputs, "shape") and not isinstance(test.inputs, Mapping):
+        return replace(test, student_view=Tokenise(baseline.folder, theirs["max_length"]))
+    if theirs["steps"] != ours["steps"]:
+        raise ExportError(
+            f"the baseline {baseline.folder} was made for other preprocessing ({_some(theirs['steps']) or 'none'}; here "
+            f"{_some(ours['steps']) or 'none'}): it would be asked about inputs that it does not know; check it beside a run with its views"
+        )
+    return test
+
+
+def _recorded(run: FinishedRun, artefact: Artefact) -> dict[str, NDArray[np.float32]]:
+    """What teacher, controls and the trained student of the artefact's seed said when the run finished."""
+    seed = run.seeds.index(artefact.manifest["run"]["seed"])
+    recorded = run.test_logits
+    return {
+        "teacher": recorded["teacher"],
+        "student": recorded[JUDGED][seed : seed + 1],
+        **{arm: values for arm, values in recorded.items() if arm not in ("teacher", JUDGED)},
+    }
+
+
+def _same_run(run: FinishedRun, artefact: Artefact) -> None:
+    made_by, wanted = artefact.manifest["run"].get("config_sha256"), run.result["config_sha256"]
+    if made_by != wanted or artefact.manifest["run"].get("seed") not in run.seeds:
+        raise ExportError(
+            f"{artefact.folder} was exported from another run ({artefact.manifest['run'].get('title', 'without a title')}, config "
+            f"{str(made_by)[:12]}…, here {wanted[:12]}…): it would be judged by evidence that is not its own; export this run, or check "
+            "the run it came from"
+        )
+    if artefact.classes != run.result["classes"]:
+        raise ExportError(
+            f"{artefact.folder} names other classes than the run: {_some(artefact.classes)} and {_some(run.result['classes'])}; "
+            "export it anew"
+        )
+
+
+def _parity_gate(run: FinishedRun, artefact: Artefact, runner: Runner) -> Json:
+    student = run.student(artefact.manifest["run"]["seed"])
+    pool = student_view(run.study.splits.validation.for_evaluation(), 0, 64)
+    cases = parity_cases(pool, artefact.inputs, student, getattr(runner, "max_batch", None))
+    parity = check_parity(student, runner, cases, int8=artefact.precision == "int8")
+    value = parity.agreement if parity.tolerance is None else parity.max_abs
+    why = f"On {len(cases)} combinations of batch and length: {parity.why}."
+    return gate_of("parity", value, parity.tolerance, parity.passed, why)
+
+
+def _cost(measured: Mapping[str, Any], name: str, artefact: Artefact) -> Json:
+    """The artefact's cost beside the teacher's, in the shape of ``result.json``'s ``cost``."""
+    threads = min(row["threads"] for row in measured["rows"])
+    batch = min(row["batch"] for row in measured["rows"])
+    p50 = {row["model"]: row["p50"] for row in measured["rows"] if (row["threads"], row["batch"]) == (threads, batch)}
+    cost: Json = {"student": {"bytes": artefact.bytes, "latency_ms": {"p50": p50[name], "batch": batch}}}
+    if "teacher" in p50:
+        cost["teacher"] = {"bytes": measured["bytes"]["teacher"], "latency_ms": {"p50": p50["teacher"], "batch": batch}}
+    return cost
+
+
+def _priced(rows: Sequence[Mapping[str, Any]], price: Price) -> Json:
+    """At the best throughput that was measured of each model: what a machine that is kept busy would cost."""
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row["model"]] = max(best.get(row["model"], 0.0), row["throughput"])
+    return {
+        "per_hour": price.per_hour,
+        "currency": price.currency,
+        "per_million": {model: cost_per_million(throughput, price.per_hour) for model, throughput in best.items()},
+    }
+
+
+def _flops(module: Any, inputs: Inputs) -> int | None:
+    one = inputs[:1] if not isinstance(inputs, Mapping) else {name: values[:1] for name, values in inputs.items()}
+    return count_flops(module, one)
+
+
+def _rows(count: int, available: int) -> Any:
+    import torch
+
+    return torch.arange(min(count, available))
+
+
+def _module_maker(module: Any) -> Callable[[int], Runner]:
+    return lambda threads: ModuleRunner(module)  # noqa: ARG005
+
+
+def _artefact_maker(run: FinishedRun, artefact: Artefact) -> Callable[[int], Runner]:
+    if artefact.format == "safetensors":
+        runner = runner_of(run, artefact)
+        return lambda threads: runner  # noqa: ARG005
+    folder = Path(artefact.folder).resolve()
+
+    def make(threads: int) -> Runner:
+        from tutelage.export import open_runner, read_artefact
+
+        return open_runner(read_artefact(folder), threads)
+
+    return make
+
+
+def _some(names: Sequence[Any], most: int = 5) -> str:
+    shown = ", ".join(map(str, names[:most]))
+    return f"{shown}, …" if len(names) > most else shown
