@@ -1,5 +1,7 @@
-"""The page: one self-contained HTML file made from ``result.json`` alone, without torch and without a network."""
+"""What is written for people: the page, a Markdown summary, a model card, from the records alone, without torch or a network."""
 
-from tutelage.report.page import render_report, write_report
+from tutelage.report.card import model_card
+from tutelage.report.page import read_records, render_report, write_report
+from tutelage.report.summary import markdown_summary
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["markdown_summary", "model_card", "read_records", "render_report", "write_report"]

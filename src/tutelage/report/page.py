@@ -10,64 +10,56 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import diagnosis, sections
 from tutelage.report.fidelity import fidelity
-from tutelage.report.record import Record, check_layout, mapping, number, records, text
-from tutelage.report.words import MISSING, against_teacher, because, duration, headline, plural
+from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, text
+from tutelage.report.shipped import shipped_section
+from tutelage.report.words import MISSING, against_teacher, because, duration, headline, objective_text, plural
 
 RECORD = "result.json"
+SHIPPED = "shipped.json"
 PAGE = "report.html"
 
 
-def render_report(result: Mapping[str, Any]) -> str:
+def render_report(result: Mapping[str, Any], shipped: Mapping[str, Any] | None = None) -> str:
     """One self-contained HTML page that says what a teacher was worth and whether to ship the student.
 
-    Everything on it comes from the record; it loads nothing from anywhere and needs no scripts. What the record lacks
+    Everything on it comes from the records; it loads nothing from anywhere and needs no scripts. What they lack
     is named as missing.
 
     Args:
         result: the content of ``result.json``.
+        shipped: the content of ``shipped.json``, where something was exported.
 
     Returns:
         The page, HTML 5.
 
     Raises:
-        DataError: the record is not that of a finished run.
+        DataError: a record is not that of a finished run or of an export.
     """
-    return _render(check_layout(result, "this record"))
+    checked = None if shipped is None else check_shipped(shipped, "the record of what was exported")
+    return _render(check_layout(result, "this record"), checked)
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes ``report.html`` from the ``result.json`` in a run's folder; an older page is replaced whole or not at all.
+    """Writes ``report.html`` from the records in a run's folder; an older page is replaced whole or not at all.
 
     Args:
-        run_dir: the output folder of a run.
+        run_dir: the output folder of a run: ``result.json`` and, once something was exported, ``shipped.json``.
 
     Returns:
         The page's path.
 
     Raises:
         ConfigError: the folder holds no ``result.json``.
-        DataError: that file is damaged, or not the record of a finished run.
+        DataError: one of the two is damaged, or not the record of a finished run or of an export.
     """
-    source, target = Path(run_dir) / RECORD, Path(run_dir) / PAGE
-    try:
-        result = json.loads(source.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(
-            f"no {RECORD} in {run_dir}: expected the output folder of a finished run. There is nothing to make a page "
-            "from; give the folder that `tutelage run` wrote to, or run it again with the same config to finish it"
-        ) from None
-    except ValueError as error:
-        raise DataError(
-            f"{source} is not valid JSON ({error}): it was cut off or edited, and a page made from part of it would "
-            "leave evidence out unnoticed; run `tutelage run` again with the same config, which writes it anew"
-        ) from error
-    page = _render(check_layout(result, str(source)))
+    target = Path(run_dir) / PAGE
+    page = _render(*read_records(run_dir))
     draft = target.with_name(f".{PAGE}.{os.getpid()}")
     try:
         # a lone surrogate is valid in JSON and has no UTF-8
@@ -78,16 +70,54 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
-def _render(result: Record) -> str:
-    here = files("tutelage.report")
+def read_records(run_dir: Path) -> tuple[Record, Record | None]:
+    """``result.json`` and, where something was exported, ``shipped.json`` of a run's folder.
+
+    Raises:
+        ConfigError: the folder holds no ``result.json``.
+        DataError: one of the two is damaged, or not the record of a finished run or of an export.
+    """
+    source, exported = Path(run_dir) / RECORD, Path(run_dir) / SHIPPED
+    try:
+        result = _read(source, "run `tutelage run` again with the same config, which writes it anew")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"no {RECORD} in {run_dir}: expected the output folder of a finished run. There is nothing to make a page "
+            "from; give the folder that `tutelage run` wrote to, or run it again with the same config to finish it"
+        ) from None
+    checked = check_layout(result, str(source))
+    try:
+        shipped = _read(exported, "run `tutelage export` and `tutelage check` again, which write it anew")
+    except FileNotFoundError:
+        return checked, None
+    return checked, check_shipped(shipped, str(exported))
+
+
+def _read(source: Path, remedy: str) -> object:
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{source} is not valid JSON ({error}): it was cut off or edited, and a page made from part of it would "
+            f"leave evidence out unnoticed; {remedy}"
+        ) from error
+
+
+def _render(result: Record, shipped: Record | None) -> str:
     # the page is HTML whatever its template is called: everything that is not Markup is escaped
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((here / "template.html.j2").read_text(encoding="utf-8"))
-    style = (here / "style.css").read_text(encoding="utf-8")
-    return template.render(style=Markup(style), **_view(result)).lstrip()
+    environment = Environment(
+        loader=PackageLoader("tutelage.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("template.html.j2")
+    style = (files("tutelage.report") / "style.css").read_text(encoding="utf-8")
+    return template.render(style=Markup(style), **_view(result, shipped)).lstrip()
 
 
-def _view(result: Record) -> dict[str, Any]:
+def _view(result: Record, shipped: Record | None) -> dict[str, Any]:
     decision = text(mapping(result.get("verdict")).get("decision"))
     return {
         "title": text(result.get("title"), "Distillation run"),
@@ -97,7 +127,8 @@ def _view(result: Record) -> dict[str, Any]:
         "headline": headline(result),
         "against_teacher": against_teacher(result),
         "because": because(result),
-        "gates": sections.gates(result),
+        "gates": sections.gates(mapping(result.get("verdict"))),
+        "shipped": None if shipped is None else shipped_section(result, shipped),
         "arms": sections.side_by_side(result),
         "worth": sections.worth(result),
         "classes": diagnosis.classes(result),
@@ -140,23 +171,6 @@ def _facts(result: Record) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def _term(term: Record) -> str:
-    """A term of the objective: its weight, its name and what else is set."""
-    weight = number(term.get("weight"))
-    name = text(term.get("term"), "unnamed term")
-    others = [
-        f"{key} {value if isinstance(value, str | int | float) else json.dumps(value, default=str)}"
-        for key, value in term.items()
-        if key not in ("term", "weight") and value is not None
-    ]
-    scheduled = (
-        "" if weight is not None or term.get("weight") is None else json.dumps(term["weight"], default=str) + " × "
-    )
-    return (
-        (f"{weight:g} × " if weight is not None else scheduled) + name + (f" ({', '.join(others)})" if others else "")
-    )
-
-
 def _made(result: Record) -> dict[str, Any]:
     """Where the numbers come from: the command, the splits, the versions, the config."""
     provenance, splits, transfer = (mapping(result.get(key)) for key in ("provenance", "splits", "transfer"))
@@ -165,7 +179,7 @@ def _made(result: Record) -> dict[str, Any]:
         return ", ".join(f"{value:,} {key}" for key, value in found.items() if number(value) is not None)
 
     facts: list[tuple[str, str]] = [
-        ("Objective", " + ".join(_term(term) for term in records(result.get("objective")))),
+        ("Objective", " + ".join(objective_text(term) for term in records(result.get("objective")))),
         ("Transfer set", counts(transfer)),
         ("Splits", counts(splits)),
         ("Seeds", _seeds(result)),

@@ -21,9 +21,12 @@ def mapping(value: object) -> Record:
 
 def records(value: object) -> list[Record]:
     """The mappings in a list; anything else in it is left out."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        return []
-    return [mapping(item) for item in cast("Sequence[object]", value) if isinstance(item, Mapping)]
+    return [mapping(item) for item in sequence(value) if isinstance(item, Mapping)]
+
+
+def sequence(value: object) -> Sequence[object]:
+    """The value if it is a list, else an empty one."""
+    return cast("Sequence[object]", value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
 
 
 def number(value: object) -> float | None:
@@ -35,9 +38,7 @@ def number(value: object) -> float | None:
 
 def interval(value: object) -> tuple[float, float] | None:
     """A ``[low, high]`` pair of finite numbers, or None."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        return None
-    pair = cast("Sequence[object]", value)
+    pair = sequence(value)
     if len(pair) != 2:
         return None
     low, high = number(pair[0]), number(pair[1])
@@ -78,5 +79,40 @@ def check_layout(result: object, where: str) -> Record:
             f"{where} is not the record of a finished run (written by tutelage {version}): {'; '.join(problems)}. "
             "A page made from it would show a verdict that nobody reached; run `tutelage run` again with the same "
             "config, which finishes the run and writes the record"
+        )
+    return record
+
+
+def check_shipped(shipped: object, where: str) -> Record:
+    """The record of what was exported, if a section can be made of it.
+
+    Args:
+        shipped: what was read.
+        where: names the record in the message, e.g. its path.
+
+    Raises:
+        DataError: the artefacts are absent or of another shape, or one holds a decision that there is not.
+    """
+    record = mapping(shipped)
+    artefacts, measured = mapping(record.get("artefacts")), record.get("measured")
+    problems: list[str] = []
+    if not isinstance(shipped, Mapping):
+        problems.append(f"the top level is {type(shipped).__name__}, expected an object")
+    elif not isinstance(record.get("artefacts"), Mapping) or not all(
+        isinstance(a, Mapping) for a in artefacts.values()
+    ):
+        problems.append("'artefacts' must be an object with one object for each artefact")
+    for name, artefact in artefacts.items():
+        check = mapping(artefact).get("check")
+        decision = mapping(check).get("decision")
+        if check is not None and decision not in DECISIONS:
+            said = f"'artefacts.{name}.check.decision' is {decision!r}"
+            problems.append(f"{said}, expected one of {', '.join(DECISIONS)}")
+    if measured is not None and not isinstance(measured, Mapping):
+        problems.append(f"'measured' is {type(measured).__name__}, expected an object")
+    if problems:
+        raise DataError(
+            f"{where} is not the record of what was exported: {'; '.join(problems)}. A page made from it would show an artefact "
+            "that nobody checked; run `tutelage export` and `tutelage check` again, which write the record anew"
         )
     return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tutelage.report.charts import (
     Row,
@@ -25,10 +25,12 @@ from tutelage.report.words import (
     flops_text,
     gate_amount,
     gate_name,
+    gate_needs,
     metric_named,
     p_value,
     plural,
     reading,
+    times,
 )
 
 View = dict[str, Any]
@@ -50,8 +52,8 @@ def arms_in(found: Record) -> list[Arm]:
     return [arm for arm, _ in arms_of({"arms": found})]
 
 
-def gates(result: Record) -> list[View]:
-    """Every gate with its state in a word."""
+def gates(verdict: Record) -> list[View]:
+    """Every gate of a verdict with its state in a word."""
     return [
         {
             "name": gate_name(gate),
@@ -63,8 +65,9 @@ def gates(result: Record) -> list[View]:
             "value": gate_amount(gate, "value"),
             "limit": gate_amount(gate, "limit"),
             "why": text(gate.get("why"), "The record gives no reason."),
+            "needs": gate_needs(gate),
         }
-        for gate in records(mapping(result.get("verdict")).get("gates"))
+        for gate in records(verdict.get("gates"))
     ]
 
 
@@ -160,26 +163,8 @@ def worth(result: Record) -> View:
     arms, said = mapping(result.get("arms")), list[str]()
     for found in records(result.get("comparisons")):
         a, b = arm_named(text(found.get("a"), "?")), arm_named(text(found.get("b"), "?"))
-        its, value, ci = (
-            metric_named(text(found.get("metric"), "?")),
-            number(found.get("difference")),
-            interval(found.get("ci95")),
-        )
-        p, reads = number(found.get("p_value")), reading(found)
-        table.append(
-            {
-                "pair": f"{a.name} − {b.name[0].lower()}{b.name[1:]}",
-                "metric": its.name + ("" if its.higher_is_better else " (lower is better)"),
-                "difference": MISSING if value is None else difference(its, value),
-                "ci": "no interval"
-                if ci is None
-                else f"{difference(its, ci[0], unit=False)} to {difference(its, ci[1])}",
-                "p": p_value(p).replace("\u00a0", " ").removeprefix("p = ").removeprefix("p ") or MISSING,
-                "reading": reads,
-                "words": READINGS[reads],
-                "method": text(found.get("method"), "not recorded"),
-            }
-        )
+        value, ci, reads = number(found.get("difference")), interval(found.get("ci95")), reading(found)
+        table.append({"pair": f"{a.name} − {b.name[0].lower()}{b.name[1:]}", **comparison_cells(found)})
         if found.get("metric") == "accuracy":
             written = "not measured" if value is None else difference(metric, value)
             label = f"against {b.versus}" if a.key == "kd" else f"{a.name} − {b.name}"
@@ -208,6 +193,26 @@ def worth(result: Record) -> View:
             zero=True,
         )
     return {"chart": chart, "table": table}
+
+
+def comparison_cells(found: Record) -> View:
+    """A comparison's difference, interval, p-value and what it proves, in words."""
+    its, value, ci = (
+        metric_named(text(found.get("metric"), "?")),
+        number(found.get("difference")),
+        interval(found.get("ci95")),
+    )
+    reads = reading(found)
+    return {
+        "metric": its.name + ("" if its.higher_is_better else " (lower is better)"),
+        "difference": MISSING if value is None else difference(its, value),
+        "ci": "no interval" if ci is None else f"{difference(its, ci[0], unit=False)} to {difference(its, ci[1])}",
+        "p": p_value(number(found.get("p_value"))).replace("\u00a0", " ").removeprefix("p = ").removeprefix("p ")
+        or MISSING,
+        "reading": reads,
+        "words": READINGS[reads],
+        "method": text(found.get("method"), "not recorded"),
+    }
 
 
 def paired(arms: Record, a: str, b: str) -> list[float]:
@@ -269,24 +274,18 @@ def latencies(cost: Record) -> dict[str, Record]:
     return found or ({text(single.get("batch"), "1"): single} if single else {})
 
 
-def cost_row(name: str, teacher: object, student: object, write: Any, verb: str) -> View:
+def cost_row(
+    name: str, teacher: object, student: object, write: Any, verb: Literal["fewer", "smaller", "faster"]
+) -> View:
     """One quantity of both, and the student's as a share of the teacher's."""
     t, s = number(teacher), number(student)
     share = s / t if s is not None and t else None
-    words = "not known"
-    if share is not None:
-        times = 1 / share if 0 < share < 1 else share
-        more = {"fewer": "more", "smaller": "larger", "faster": "slower"}[verb]
-        about = 0.95 <= share <= 1.05 or share == 0
-        words = (
-            "about the same" if about else f"{decimal(times, 0 if times >= 10 else 1)}× {verb if share < 1 else more}"
-        )
     return {
         "name": name,
         "teacher": "not measured" if t is None else write(t),
         "student": "not measured" if s is None else write(s),
         "share": MISSING if share is None else f"{decimal(100 * share, 1)}%",
         "bar": None if share is None else share_bar(share),
-        "words": words,
+        "words": times(share, verb),
         "worse": share is not None and share > 1.05,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -98,7 +100,7 @@ def decimal(value: float, places: int, signed: bool = False) -> str:
         if value == 0 or float(written.replace(",", "")) != 0:
             break
     else:
-        written = f"{abs(value):.0e}"
+        written = scientific(abs(value))
     sign = "−" if value < 0 else "+" if signed and value > 0 else ""
     return sign + written
 
@@ -278,6 +280,11 @@ GATES: dict[str, GateWords] = {
     "latency_ratio": GateWords("latency against the teacher", "ratio", "", "at most"),
     "ece": GateWords("calibration error (ECE)", "value", "ece", "at most"),
     "negative_flips": GateWords("negative flips", "value", "negative_flips", "at most"),
+    "worst_class_drop": GateWords("accuracy lost in the worst class", "difference", "accuracy", "at most"),
+    "worst_slice_drop": GateWords("accuracy lost in the worst slice", "difference", "accuracy", "at most"),
+    "negative_flips_vs_baseline": GateWords(
+        "negative flips against the baseline", "value", "negative_flips", "at most"
+    ),
 }
 
 
@@ -304,3 +311,70 @@ def gate_amount(gate: Record, key: str) -> str:
         # a limit is a round number that someone chose: 3 points, not 3.0
         written = re.sub(r"(\d)\.0+(?=\D|$)|(\.\d*?[1-9])0+(?=\D|$)", r"\1\2", written)
     return f"{words.limit} {written}" if words and key == "limit" else written
+
+
+def gate_needs(gate: Record) -> str:
+    """How much more evidence would decide an undecided gate, in a sentence; empty where that is not recorded."""
+    needs = mapping(gate.get("needs"))
+    counts = [
+        plural(math.ceil(count), f"more {noun}")
+        for count, noun in ((number(needs.get("seeds")), "seed"), (number(needs.get("examples")), "test example"))
+        if count is not None
+    ]
+    asked = f"To decide: about {' or '.join(counts)}." if counts else ""
+    return " ".join(part for part in (asked, text(needs.get("why"))) if part)
+
+
+def times(share: float | None, verb: Literal["fewer", "smaller", "faster"]) -> str:
+    """A share of the other’s amount in words: ``9.8× faster``, or the opposite above 1."""
+    if share is None:
+        return "not known"
+    if 0.95 <= share <= 1.05 or share == 0:
+        return "about the same"
+    factor = 1 / share if 0 < share < 1 else share
+    word = verb if share < 1 else {"fewer": "more", "smaller": "larger", "faster": "slower"}[verb]
+    return f"{decimal(factor, 0 if factor >= 10 else 1)}× {word}"
+
+
+def figures(value: float) -> str:
+    """Three significant figures without an exponent: ``0.0213``, ``9.6``, ``48,100``."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    rounded = float(f"{value:.3g}")
+    places = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return scientific(value) if places > 9 else f"{rounded:,.{places}f}"
+
+
+def scientific(value: float) -> str:
+    """Two figures and a power of ten for what is far below 1: ``3.6×10⁻⁷``."""
+    if value == 0 or abs(value) >= 0.001:
+        return figures(value)
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def agreement_text(value: float | None) -> str:
+    """A share that is written as 100% only where it is all of it."""
+    if value is None:
+        return MISSING
+    if value >= 1:
+        return "100%"
+    places = next((places for places in range(1, 6) if round(100 * value, places) < 100), 6)
+    return f"{100 * value:.{places}f}%"
+
+
+def objective_text(term: Record) -> str:
+    """A term of the objective: its weight, its name and what else is set."""
+    weight = number(term.get("weight"))
+    name = text(term.get("term"), "unnamed term")
+    others = [
+        f"{key} {value if isinstance(value, str | int | float) else json.dumps(value, default=str)}"
+        for key, value in term.items()
+        if key not in ("term", "weight") and value is not None
+    ]
+    scheduled = (
+        "" if weight is not None or term.get("weight") is None else json.dumps(term["weight"], default=str) + " × "
+    )
+    return (
+        (f"{weight:g} × " if weight is not None else scheduled) + name + (f" ({', '.join(others)})" if others else "")
+    )
