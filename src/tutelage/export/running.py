@@ -301,6 +301,6 @@ def _check_arguments(
 def _check_threads(threads: Sequence[int], cores: int) -> None:
     if max(threads) > cores:
         raise ConfigError(
-            f"{max(threads)} threads, but this process may use {cores} cores: threads that wait for one another would be timed; "
+            f"{max(threads):,} threads, but this process may use {cores:,} cores: threads that wait for one another would be timed; "
             f"ask for {cores} at most"
         )
