@@ -72,6 +72,15 @@ def test_lengths_vary_with_the_batches_and_one_case_is_padded() -> None:
     assert int(padded.inputs["attention_mask"].sum(1).min()) >= 1, "a row of padding alone has no answer"
 
 
+def test_an_artefact_with_limits_is_asked_up_to_them() -> None:
+    """A mobile program is made for a largest call: beyond it is no failure, and short of it nothing would be known."""
+    specs = input_specs(TOKENS)
+    cases = parity_cases(TOKENS, specs, Reader(), max_batch=4, max_length=7)
+    assert len({(case.batch, case.length, case.padded) for case in cases}) >= 6
+    assert max(case.batch for case in cases) == 4
+    assert max(case.length or 0 for case in cases) == 7
+
+
 def test_a_length_that_the_student_cannot_bear_is_no_fault_of_the_export() -> None:
     """Thirteen tokens for eight positions would fail every export of a model with learned positions."""
     cases = parity_cases(TOKENS, input_specs(TOKENS), Reader())

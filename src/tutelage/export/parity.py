@@ -92,7 +92,11 @@ class Parity:
 
 
 def parity_cases(
-    pool: Inputs, specs: Sequence[TensorSpec], student: nn.Module, max_batch: int | None = None
+    pool: Inputs,
+    specs: Sequence[TensorSpec],
+    student: nn.Module,
+    max_batch: int | None = None,
+    max_length: int | None = None,
 ) -> list[Case]:
     """At least six combinations of batch and length, cut from real inputs.
 
@@ -103,18 +107,19 @@ def parity_cases(
         pool: real inputs ``[B, ...]``; their examples are repeated where a batch asks for more.
         specs: what the artefact takes; an axis called ``length`` is free.
         student: lengths that it cannot take are left out.
-        max_batch: the artefact's own limit, or None.
+        max_batch, max_length: the artefact's own limits, or None.
     """
     free = {spec.name for spec in specs if LENGTH in spec.shape}
-    batches = [batch for batch in BATCHES if max_batch is None or batch <= max_batch]
+    batches = [batch for batch in BATCHES if max_batch is None or batch < max_batch]
+    batches += [max_batch] if max_batch is not None and max_batch < max(BATCHES) else []
     tokens = [values.shape[1] for name, values in named(pool).items() if name in free]
     if not tokens:
         return [Case(_cut(pool, batch, None, free), batch, None, False) for batch in batches]
     whole = tokens[0]
     lengths = [whole, max(1, whole // 2) | 1, 1, whole, 3, 2 * whole + 1]
     cases: list[Case] = []
-    for index, batch in enumerate(batches):
-        length = lengths[index % len(lengths)]
+    for index, wanted in enumerate(lengths):
+        batch, length = batches[index % len(batches)], min(wanted, max_length or wanted)
         inputs = _cut(pool, batch, length, free)
         if not _bears(student, inputs):
             length = whole

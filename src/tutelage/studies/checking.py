@@ -24,7 +24,7 @@ from tutelage.studies.finished import FinishedRun
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.judging import Beside, decide, gate_of, judge
 from tutelage.studies.records import arm_record, comparisons
-from tutelage.studies.shipping import answers, runner_of, student_view, update_shipped
+from tutelage.studies.shipping import answers, limits, runner_of, student_view, update_shipped
 from tutelage.studies.teaching import deployed_module, on_cpu
 
 Json = dict[str, Any]
@@ -252,7 +252,7 @@ def _same_run(run: FinishedRun, artefact: Artefact) -> None:
 def _parity_gate(run: FinishedRun, artefact: Artefact, runner: Runner) -> Json:
     student = run.student(artefact.manifest["run"]["seed"])
     pool = student_view(run.study.splits.validation.for_evaluation(), 0, 64)
-    cases = parity_cases(pool, artefact.inputs, student, getattr(runner, "max_batch", None))
+    cases = parity_cases(pool, artefact.inputs, student, *limits(runner))
     parity = check_parity(student, runner, cases, int8=artefact.precision == "int8")
     value = parity.agreement if parity.tolerance is None else parity.max_abs
     why = f"On {len(cases)} combinations of batch and length: {parity.why}."

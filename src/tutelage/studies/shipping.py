@@ -170,10 +170,14 @@ def artefact_name(to: str, int8: bool) -> str:
 def answers(runner: Runner, transfer_set: TransferSet) -> NDArray[np.float32]:
     """Logits ``[N, C]`` of a runner for a whole split, without augmentation."""
     plain = transfer_set.for_evaluation()
-    limit = getattr(runner, "max_batch", None) or BATCH
-    step = min(BATCH, limit)
+    step = min(BATCH, limits(runner)[0] or BATCH)
     parts = [runner(student_view(plain, start, start + step)) for start in range(0, len(plain), step)]
     return np.concatenate(parts)
+
+
+def limits(runner: Runner) -> tuple[int | None, int | None]:
+    """The most examples, and the most tokens of an example, that a runner takes at once; None where it takes any number."""
+    return getattr(runner, "max_batch", None), getattr(runner, "max_length", None)
 
 
 def student_view(transfer_set: TransferSet, start: int, stop: int) -> Inputs:
@@ -239,7 +243,8 @@ def _build(run: FinishedRun, student: nn.Module, staged: Path, to: Format, int8:
         )
     calibration = _calibration(train) if int8 else []
     if to == "executorch":
-        made = to_executorch(student, sample, staged / "model.pte", int8=int8, calibration=calibration)
+        most = preprocessing(validation)["max_length"]
+        made = to_executorch(student, sample, staged / "model.pte", int8=int8, calibration=calibration, max_length=most)
         return Built("model.pte", made.files, made.inputs, made.outputs, made.to_json())
     if not int8:
         exported = to_onnx(student, sample, staged / "model.onnx")
@@ -298,9 +303,7 @@ def _runner(run: FinishedRun, staged: Path, built: Built, to: Format) -> Runner:
 
 def _parity(student: nn.Module, runner: Runner, run: FinishedRun, built: Built, int8: bool) -> Parity:
     pool = _pool(run.study.splits.validation.for_evaluation())
-    return check_parity(
-        student, runner, parity_cases(pool, built.inputs, student, getattr(runner, "max_batch", None)), int8=int8
-    )
+    return check_parity(student, runner, parity_cases(pool, built.inputs, student, *limits(runner)), int8=int8)
 
 
 def _facts(run: FinishedRun, seed: int, built: Built, to: Format, int8: bool) -> Json:
