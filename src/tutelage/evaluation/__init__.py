@@ -13,6 +13,7 @@ from tutelage.evaluation.metrics import (
     per_example,
     reliability,
 )
+from tutelage.evaluation.power import Needs, needed_to_decide
 from tutelage.evaluation.significance import Comparison, Estimate, crossed_interval, paired_comparison
 from tutelage.evaluation.slices import slice_table, worst
 from tutelage.evaluation.temperature import TemperatureFit, fit_temperature
@@ -23,6 +24,7 @@ __all__ = [
     "Cost",
     "Estimate",
     "Latency",
+    "Needs",
     "TemperatureFit",
     "bootstrap_interval",
     "classification_metrics",
@@ -34,6 +36,7 @@ __all__ = [
     "log_probabilities",
     "macro_f1",
     "measure_cost",
+    "needed_to_decide",
     "paired_comparison",
     "per_class",
     "per_example",

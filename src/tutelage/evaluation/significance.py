@@ -279,12 +279,12 @@ def _interval(scores_SN: Floats, confidence: float) -> Interval:
             spreads = [Spread(float(scores_SN.var(ddof=1)) / scores_SN.size, scores_SN.size - 1.0)]
             method = EXAMPLES_ONLY if seeds == 1 else SEEDS_ONLY
         else:
-            of_seeds, of_examples, of_residual = (part / scores_SN.size for part in _mean_squares(scores_SN))
+            of_seeds, of_examples, of_residual = (part / scores_SN.size for part in mean_squares(scores_SN))
             spreads = crossed_spreads(of_seeds, of_examples, of_residual, seeds, examples)
     return t_interval(float(scores_SN.mean()), spreads, confidence, method)
 
 
-def _mean_squares(scores_SN: Floats) -> tuple[float, float, float]:
+def mean_squares(scores_SN: Floats) -> tuple[float, float, float]:
     """Mean squares of seeds, examples and residual of the two-way layout with one observation a cell."""
     seeds, examples = scores_SN.shape
     centred_SN = scores_SN - scores_SN.mean()
