@@ -150,16 +150,19 @@ def test_right_and_wrong_answers(seeds, examples):
     assert chance_to_decide(parts, -0.03, seeds, examples) == pytest.approx(share, abs=0.07)
 
 
-def test_all_alike_still_needs_enough_examples():
-    """No discordant answer is no variance, and yet 40 examples prove nothing about 3 points."""
-    right = np.ones((1, 40))
-    assert paired_comparison(right, right, "m", higher_is_better=True).low < -0.03
-    got = needed_to_decide(right, right, -0.03)
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("lost", "limit"), [(0.0, -0.03), (1.0, -0.9)])
+def test_all_alike_still_needs_enough_examples(seeds, lost, limit):
+    """Answers that do not vary are no certainty: 20 examples prove nothing, and the pseudo-examples say how many do."""
+    student, teacher = np.full((seeds, 20), 1.0 - lost), np.ones((1, 20))
+    got = needed_to_decide(student, teacher, limit)
     assert got.examples is not None
-    assert got.examples > 40
+    assert got.examples > 20
     for examples, decided in ((got.examples, True), (got.examples - 1, False)):
-        alike = np.ones((1, examples))
-        assert (paired_comparison(alike, alike, "m", higher_is_better=True).low > -0.03) == decided
+        interval = paired_comparison(
+            np.full((seeds, examples), 1.0 - lost), np.ones((1, examples)), "m", higher_is_better=True
+        )
+        assert (not interval.low <= limit <= interval.high) == decided
 
 
 def test_no_number_is_said_where_none_would_do():
