@@ -47,11 +47,10 @@ class QuantisationRecord:
         chosen: what was written, as measured on the search data.
         int8_nodes: number of nodes in int8.
         float_nodes: those that could be quantised and were left in float, in the order of the graph.
-        modules: of the nodes in ``float_nodes``, where they are known.
         fp32_accuracy: of the model in float on the search data, None without labels.
         fp32_bytes: of its file, external data included.
         examples: in the search data.
-        max_accuracy_drop: that was allowed, as a fraction.
+        max_accuracy_drop: that was asked for, as a fraction.
         tried: in order.
         why: in a sentence.
     """
@@ -60,7 +59,6 @@ class QuantisationRecord:
     chosen: Trial
     int8_nodes: int
     float_nodes: list[str]
-    modules: dict[str, str]
     fp32_accuracy: float | None
     fp32_bytes: int
     examples: int
@@ -78,7 +76,6 @@ class QuantisationRecord:
             "calibration": setting.calibration,
             "int8_nodes": self.int8_nodes,
             "float_nodes": self.float_nodes,
-            "modules": self.modules,
             "fp32": {"accuracy": self.fp32_accuracy, "bytes": self.fp32_bytes},
             "chosen": self.chosen.to_json(),
             "examples": self.examples,
@@ -117,7 +114,8 @@ def quantise_onnx(
         calibration: batches of *training* inputs; dynamic quantisation needs none.
         search: *validation* inputs ``[B, ...]``, none of them in ``calibration``: ranges always fit what they were taken from.
         search_labels: their classes ``[B]``; None: the accuracy lost is the fraction of examples whose top class changes.
-        max_accuracy_drop: as a fraction of the examples; 0.001 is a tenth of a point.
+        max_accuracy_drop: as a fraction of the examples, rounded up to whole ones: 0.001 is 10 of 10,000, and 1 of 300, where
+            fewer cannot be told from none.
         method: ``static QDQ`` or ``dynamic``; None: static for convolutional nets, dynamic for all others.
         budget_seconds: after which no further trial is begun.
 
@@ -138,20 +136,20 @@ def quantise_onnx(
     _check_labels(search_labels, reference)
     fp32_bytes = sum((source.parent / name).stat().st_size for name in facts.files)
     fp32_accuracy = None if search_labels is None else _accuracy(reference, search_labels)
+    allowed = math.ceil(max_accuracy_drop * len(reference) - 1e-9) / len(reference)
     with tempfile.TemporaryDirectory(prefix="tutelage-int8-") as name, graphs.quiet():
         graph = graphs.prepare(source, Path(name), method, external=len(facts.files) > 1)
         quantiser = _Quantiser(graph, runner, calibration, Path(name))
-        modules = graphs.modules_of(source)
         hunt = Search(
             lambda setting, float_nodes: quantiser.measure(setting, float_nodes, search, reference, search_labels),
             graph.nodes,
+            _stages(graph),
             fp32_accuracy=fp32_accuracy,
-            max_drop=max_accuracy_drop,
+            max_drop=allowed,
             seconds=budget_seconds,
-            label=lambda node: modules.get(node, node),
         )
-        found = hunt.run(_stages(graph))
-        chosen = _worth_it(source, found, fp32_accuracy, fp32_bytes, max_accuracy_drop)
+        found = hunt.run()
+        chosen = _worth_it(source, found, fp32_accuracy, fp32_bytes, allowed)
         quantiser.write_target(chosen, target)
     float_nodes = [node for node in graph.nodes if node in chosen.float_nodes]
     return QuantisationRecord(
@@ -159,7 +157,6 @@ def quantise_onnx(
         chosen=chosen,
         int8_nodes=len(graph.nodes) - len(float_nodes),
         float_nodes=float_nodes,
-        modules={node: modules[node] for node in float_nodes if node in modules},
         fp32_accuracy=fp32_accuracy,
         fp32_bytes=fp32_bytes,
         examples=len(reference),
@@ -251,9 +248,7 @@ def _stages(graph: graphs.Graph) -> list[list[Setting]]:
     ]
 
 
-def _worth_it(
-    source: Path, found: Found, fp32_accuracy: float | None, fp32_bytes: int, max_accuracy_drop: float
-) -> Trial:
+def _worth_it(source: Path, found: Found, fp32_accuracy: float | None, fp32_bytes: int, allowed: float) -> Trial:
     """What was found, if there is any use in it."""
     fp32 = f"fp32: {fp32_bytes:,} bytes" + ("" if fp32_accuracy is None else f", accuracy {fp32_accuracy:.2%}")
     tried = f"What was tried:\n  {fp32}\n{table(found.tried)}"
@@ -263,8 +258,8 @@ def _worth_it(
         )
     if found.trial is None:
         raise ExportError(
-            f"int8 does not pay for {source}: {found.why}. At most {max_accuracy_drop:.2%} of accuracy may be lost; ship the model in "
-            f"fp32, allow a larger drop, or train it longer. {tried}"
+            f"no int8 form of {source} keeps the accuracy but for {allowed:.2%}: {found.why}. int8 does not pay here; ship the "
+            f"model in fp32, or allow a larger drop. {tried}"
         )
     if found.trial.measured.bytes >= fp32_bytes:
         raise ExportError(

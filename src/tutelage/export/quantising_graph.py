@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import logging
@@ -188,6 +187,7 @@ def write(
         {},
     )
     quantizer.quantize_model()
+    _keep_in_float(quantizer.model.model.graph, left_out)
     quantizer.model.save_model_to_file(str(path), graph.external)
 
 
@@ -201,19 +201,6 @@ def int8_weights(path: Path) -> int:
     return sum(
         int(np.prod(tensor.dims)) for tensor in tensors if tensor.data_type in eight_bits and len(tensor.dims) > 1
     )
-
-
-def modules_of(source: Path) -> dict[str, str]:
-    """The module that each node comes from, where PyTorch's exporter noted it."""
-    import onnx
-
-    modules: dict[str, str] = {}
-    for node in onnx.load(str(source), load_external_data=False).graph.node:
-        for entry in node.metadata_props:
-            if entry.key == "pkg.torch.onnx.name_scopes":
-                with contextlib.suppress(ValueError, SyntaxError, IndexError):
-                    modules[node.name] = str(ast.literal_eval(entry.value)[-2])
-    return {node: module for node, module in modules.items() if module}
 
 
 @contextlib.contextmanager
@@ -282,6 +269,26 @@ def _gemms_as_products(model: Any) -> None:
             nodes.append(helper.make_node("Add", [product, bias], [node.output[0]], f"{node.name}_bias"))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _keep_in_float(graph: Any, float_nodes: Iterable[str]) -> None:
+    """Put an operator that does nothing before each float convolution or linear layer that follows one in int8.
+
+    From dequantised input to quantised output, onnxruntime (1.20 and later) quantises such a layer's weights as it loads the
+    model, to one scale and the full range that saturates: what the search put back into float would run in int8 all the same.
+    A sum of one tensor stands in the way, and is copied at most.
+    """
+    from onnx import helper
+
+    left_out, dequantised = set(float_nodes), set[str]()
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":
+            dequantised.update(node.output)
+    for node in list(graph.node):
+        if node.name in left_out and node.op_type in CONVOLUTIONS | {"Gemm"} and node.input[0] in dequantised:
+            kept = f"{node.name}_input_in_float"
+            graph.node.append(helper.make_node("Sum", [node.input[0]], [kept], f"{node.name}_kept_in_float"))
+            node.input[0] = kept
 
 
 def _quantisable(model: Any, method: str) -> list[str]:

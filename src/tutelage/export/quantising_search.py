@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -104,50 +104,48 @@ class Search:
     Settings come in stages, the fastest kernels first: a later stage is tried only where no setting of the earlier ones keeps
     the accuracy. Where none of all does, each node's own harm is measured by quantising *it alone*: measured the other way, as
     what is gained by leaving it out, two harmful nodes would hide each other. In the order of harm nodes are put back into
-    float until the accuracy is kept; those that then turn out not to be needed there are quantised again.
+    float until the accuracy is kept; those that then turn out not to be needed there are quantised again. With the rest in
+    float the settings are compared once more, since the fastest may do by then.
 
     Accuracy on a few hundred examples is coarse, so models that keep it are told apart by their KL.
 
     Args:
         measure: writes and measures the model with a setting and some nodes in float.
         nodes: that can be quantised, in the order of the graph.
+        stages: settings, those of the fastest kernels first.
         fp32_accuracy: against the labels, None where agreement with fp32 stands for it.
         max_drop: of accuracy, as a fraction.
         seconds: after which no further trial is begun. The only thing here that depends on the machine's speed.
-        label: what a node is called in words.
     """
 
     def __init__(
         self,
         measure: Callable[[Setting, frozenset[str]], Measured],
         nodes: Sequence[str],
+        stages: Sequence[Sequence[Setting]],
         *,
         fp32_accuracy: float | None,
         max_drop: float,
         seconds: float,
-        label: Callable[[str], str] = str,
     ) -> None:
         self._measure = measure
         self._nodes = list(nodes)
+        self._stages = stages
         self._fp32_accuracy = fp32_accuracy
         self._max_drop = max_drop
-        self._label = label
         self._seconds = seconds
         self._deadline = time.perf_counter() + seconds
-        self._tried: list[Trial] = []
+        self._tried: dict[tuple[Setting, frozenset[str]], Trial] = {}
 
-    def run(self, stages: Sequence[Sequence[Setting]]) -> Found:
-        """Search; at least the first stage's first setting is tried, however little time there is."""
-        for number, stage in enumerate(stages):
-            for setting in stage:
-                if not self._tried or not self._late():
-                    self._try(f"all in int8 ({setting})", setting, frozenset())
-            best = min(self._tried, key=self._rank)
-            if self.keeps(best):
-                slower = ", whose kernels are slower than those of the settings above it," if number else ""
-                why = f"{best.setting}{slower} has the lowest KL of the settings that keep the accuracy"
-                return Found(best, self._tried, f"every layer that can be is in int8: {why}")
-        return self._put_back(min(self._tried, key=self._rank).setting)
+    def run(self) -> Found:
+        """Search; one model is tried at least, however little time there is."""
+        kept = self._first_kept("all in int8", frozenset())
+        if kept:
+            why = f"every layer that can be is in int8; {kept.setting}: the lowest KL of the settings that keep the accuracy"
+            if kept.setting not in self._stages[0]:
+                why += ", which those with faster kernels do not"
+            return self._found(kept, why)
+        return self._put_back(min(self._tried.values(), key=self._rank).setting)
 
     def drop(self, trial: Trial) -> float:
         """Accuracy lost against fp32; without labels, the fraction of the examples whose top class changed."""
@@ -163,54 +161,67 @@ class Search:
         kept = self.keeps(trial)
         return (not kept, 0.0 if kept else self.drop(trial), trial.measured.kl, trial.measured.bytes)
 
+    def _first_kept(self, what: str, float_nodes: frozenset[str]) -> Trial | None:
+        """The best setting of the first stage that has one that keeps the accuracy."""
+        for stage in self._stages:
+            trials: list[Trial] = []
+            for setting in stage:
+                if not self._tried or not self._late():
+                    trials.append(self._try(f"{what} ({setting})", setting, float_nodes))
+            best = min(trials, key=self._rank, default=None)
+            if best and self.keeps(best):
+                return best
+        return None
+
     def _put_back(self, setting: Setting) -> Found:
         every = frozenset(self._nodes)
         alone: list[tuple[float, list[str]]] = []
         for group in _runs(self._nodes):
             if self._late():
-                return Found(None, self._tried, self._out_of_time())
-            trial = self._try(f"only {self._names(group)} in int8", setting, every - set(group))
+                return self._found(None, "no setting keeps it for all layers")
+            trial = self._try(f"only {_names(group)} in int8", setting, every - set(group))
             alone.append((trial.measured.kl, group))
         put_back: list[str] = []
         # stable: nodes that do equal harm stay in the order of the graph
         for _, group in sorted(alone, key=lambda pair: -pair[0]):
             if self._late():
-                return Found(None, self._tried, self._out_of_time())
+                return self._found(None, f"it is not kept with {len(put_back)} layers in float")
             put_back += group
-            trial = self._try(f"{self._names(put_back)} in float", setting, frozenset(put_back))
+            trial = self._try(f"{_names(put_back)} in float", setting, frozenset(put_back))
             if not trial.measured.int8_weights:
                 break
             if self.keeps(trial):
-                return self._take_again(trial, put_back)
-        return Found(None, self._tried, "the accuracy is lost before any layer is left in int8")
+                return self._settled(self._take_again(trial, put_back))
+        return self._found(None, "it is lost before a single layer is left in int8")
 
-    def _take_again(self, found: Trial, put_back: Sequence[str]) -> Found:
+    def _take_again(self, found: Trial, put_back: Sequence[str]) -> Trial:
         """Quantise again the nodes that came into float before the harmful one did, or beside it in its group."""
-        for node in reversed(put_back) if len(put_back) > 1 else ():
-            if self._late():
-                break
+        for node in reversed(put_back):
             rest = [name for name in put_back if name in found.float_nodes and name != node]
-            if rest:
-                trial = self._try(f"{self._names(rest)} in float", found.setting, frozenset(rest))
+            if rest and not self._late():
+                trial = self._try(f"{_names(rest)} in float", found.setting, frozenset(rest))
                 found = trial if self.keeps(trial) else found
-        kept = [name for name in self._nodes if name in found.float_nodes]
-        why = f"{self._names(kept)} stays in float: with all in int8 more than {self._max_drop:.2%} of accuracy is lost"
-        return Found(found, self._tried, f"{why}; {self._out_of_time()}" if self._late() else why)
+        return found
+
+    def _settled(self, found: Trial) -> Found:
+        names = [name for name in self._nodes if name in found.float_nodes]
+        best = self._first_kept(f"{_names(names)} in float", found.float_nodes) or found
+        why = f"{_names(names)} in float, or more than {self._max_drop:.2%} of accuracy would be lost; {best.setting}"
+        return self._found(best, f"{why}: the lowest KL of the settings that keep the accuracy so")
 
     def _try(self, what: str, setting: Setting, float_nodes: frozenset[str]) -> Trial:
-        trial = Trial(what, setting, float_nodes, self._measure(setting, float_nodes))
-        self._tried.append(trial)
-        return trial
+        key = (setting, float_nodes)
+        if key not in self._tried:
+            self._tried[key] = Trial(what, setting, float_nodes, self._measure(setting, float_nodes))
+        return self._tried[key]
+
+    def _found(self, trial: Trial | None, why: str) -> Found:
+        if self._late():
+            why += f" (the search was cut short after {self._seconds:g} seconds and {len(self._tried)} trials)"
+        return Found(trial, list(self._tried.values()), why)
 
     def _late(self) -> bool:
         return time.perf_counter() > self._deadline
-
-    def _out_of_time(self) -> str:
-        return f"the search was cut short after {self._seconds:g} seconds and {len(self._tried)} trials"
-
-    def _names(self, nodes: Iterable[str]) -> str:
-        names = [self._label(node) for node in nodes]
-        return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def table(tried: Sequence[Trial]) -> str:
@@ -220,6 +231,10 @@ def table(tried: Sequence[Trial]) -> str:
         half = MAX_LINES // 2
         lines = [*lines[:half], f"  … {len(lines) - 2 * half} more …", *lines[-half:]]
     return "\n".join(lines)
+
+
+def _names(nodes: Sequence[str]) -> str:
+    return ", ".join(nodes) if len(nodes) <= 4 else f"{', '.join(nodes[:3])} and {len(nodes) - 3} more"
 
 
 def _runs(nodes: Sequence[str]) -> list[list[str]]:
