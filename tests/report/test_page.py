@@ -8,13 +8,13 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 from example import VARIANTS, bare, comparison, no_gain, one_seed, rejected, shipped, texts
+from parsed import Page
 
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import render_report, write_report
@@ -22,51 +22,6 @@ from tutelage.report.fidelity import is_small, picture
 from tutelage.report.words import reading
 
 SECTIONS = ["verdict", "arms", "worth", "classes", "calibration", "fidelity", "cost", "curves", "made", "glossary"]
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """What the tests ask of a page: its elements with their attributes and texts, and whether its tags balance."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[list[str]] = []
-        self._open: list[int] = []
-        self.feed(html)
-        self.close()
-        assert not self._open, f"never closed: {[self.elements[index][0] for index in self._open]}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.texts.append([])
-        if tag not in VOID:
-            self._open.append(len(self.elements) - 1)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.texts.append([])
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.elements[self._open.pop()][0] == tag
-
-    def handle_data(self, data: str) -> None:
-        for index in self._open:
-            self.texts[index].append(data)
-
-    def all(self, *tags: str) -> list[tuple[dict[str, str | None], str]]:
-        """The attributes and the text of every element of those kinds."""
-        pairs = zip(self.elements, self.texts, strict=True)
-        return [(attrs, " ".join("".join(words).split())) for (tag, attrs), words in pairs if tag in tags]
-
-    def one(self, element_id: str) -> str:
-        """The text of the element of that id."""
-        (found,) = [
-            " ".join("".join(words).split())
-            for (_, attrs), words in zip(self.elements, self.texts, strict=True)
-            if attrs.get("id") == element_id
-        ]
-        return found
 
 
 def page(result: dict[str, Any]) -> Page:
@@ -352,7 +307,7 @@ def test_palette_contrast(theme: str) -> None:
     for ground in ("page", "raised"):
         for ink in ("ink", "soft", "link"):
             assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-        for arm in ("teacher", "kd", "scratch", "smoothing", "other"):
+        for arm in ("teacher", "kd", "scratch", "smoothing", "other", "exported", "int8"):
             assert contrast(colours[arm], colours[ground]) >= 3, (arm, ground)
     for tone in ("good", "open", "bad"):
         assert contrast(colours[tone], colours["page"]) >= 4.5

@@ -18,7 +18,7 @@ UNKNOWN = 6.0
 LANE = 20
 #: Of the plot itself, in pixels.
 PANE = 240
-LEFT, RIGHT = 13.0, 98.0
+LEFT, RIGHT = 14.5, 98.0
 #: Characters of a name: more would not fit half a phone's width.
 LONGEST = 18
 

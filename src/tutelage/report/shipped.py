@@ -150,7 +150,7 @@ def plot(rows: Sequence[Standing], conditions: str) -> View:
             "; ".join(bubble.tip for bubble in bubbles) + f". Accuracy on the {split} split; latency at {conditions}.",
             bubbles,
             "median latency, logarithmic",
-            (lambda tick: f"{tick:.3g} ms", lambda tick: f"{decimal(100 * tick, places)}%"),
+            (lambda tick: f"{tick:,g} ms", lambda tick: f"{decimal(100 * tick, places)}%"),
         )
     return {"chart": chart, "chart_split": split, "chart_without": absent}
 
