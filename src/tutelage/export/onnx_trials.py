@@ -39,8 +39,9 @@ class Trial:
         self._model = model
         self._kind = type(model).__name__
         self._lone = isinstance(sample, Tensor)
+        _check_batch(named(sample))
+        sample = sample if isinstance(sample, Tensor) else _taken(model, sample)
         self._sample = named(sample)
-        _check_batch(self._sample)
         self.specs = input_specs(sample)
         given = self._common_length()
         taken = {size for tensor in [*model.parameters(), *model.buffers()] for size in tensor.shape}
@@ -193,6 +194,22 @@ def _check_batch(sample: Mapping[str, Tensor]) -> None:
             f"the sample has {given}, expected at least one example, and as many in every tensor: the first axis is the batch, which "
             "the artefact leaves free"
         )
+
+
+def _taken(model: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the tensors that the model's forward is given: the exporter may take a size from any input, used or not."""
+    names: list[str] = []
+
+    def note(_: nn.Module, __: object, keywords: dict[str, Tensor]) -> None:
+        names.extend(keywords)
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            class_logits(model, sample)
+    finally:
+        handle.remove()
+    return {name: sample[name] for name in names}
 
 
 def _length_near(given: int, taken: set[int]) -> int:
