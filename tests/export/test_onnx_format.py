@@ -226,7 +226,7 @@ FIXED = {
     "a loop over the batch": (lambda x, y: torch.stack([y[row] * 2 for row in range(x.shape[0])]), 4),
     "a branch that the sample takes": (lambda x, y: y if x.shape[0] != 1 else 2 * y, 4),
     "a branch that the sample does not take": (lambda x, y: 2 * y if x.shape[0] == 7 else y, 2),
-    "a threshold": (lambda x, y: y if x.shape[0] > 2 else 2 * y, 4),
+    "a threshold": (lambda x, y: y if x.shape[0] < 20 else 2 * y, 4),
 }
 
 
