@@ -13,6 +13,7 @@ Measured on a CPU with AVX2 and without VNNI (onnxruntime 1.31), which decides w
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def quantise_onnx(
     allowed = math.ceil(max_accuracy_drop * len(reference) - 1e-9) / len(reference)
     with tempfile.TemporaryDirectory(prefix="tutelage-int8-") as name, graphs.quiet():
         graph = graphs.prepare(source, Path(name), method, external=len(facts.files) > 1)
-        quantiser = _Quantiser(graph, runner, calibration, Path(name))
+        quantiser = _Quantiser(graph, runner, calibration, Path(name), target)
         hunt = Search(
             lambda setting, float_nodes: quantiser.measure(setting, float_nodes, search, reference, search_labels),
             graph.nodes,
@@ -150,7 +151,7 @@ def quantise_onnx(
         )
         found = hunt.run()
         chosen = _worth_it(source, found, fp32_accuracy, fp32_bytes, allowed)
-        quantiser.write_target(chosen, target)
+        quantiser.write_target(chosen)
     float_nodes = [node for node in graph.nodes if node in chosen.float_nodes]
     return QuantisationRecord(
         method=graph.method,
@@ -169,13 +170,16 @@ def quantise_onnx(
 class _Quantiser:
     """Writes a graph with a setting, and measures what was written; each calibration is done once."""
 
-    def __init__(self, graph: graphs.Graph, runner: OnnxRunner, calibration: Sequence[Inputs], folder: Path) -> None:
+    def __init__(
+        self, graph: graphs.Graph, runner: OnnxRunner, calibration: Sequence[Inputs], folder: Path, target: Path
+    ) -> None:
         if graph.method == STATIC and not calibration:
             raise ExportError(
                 "got no calibration data, expected batches of training inputs: static quantisation fixes the ranges of activations "
                 "from them; give some hundred training examples"
             )
-        self._graph, self._runner, self._calibration, self._folder = graph, runner, calibration, folder
+        self._graph, self._runner, self._calibration = graph, runner, calibration
+        self._folder, self._target = folder, target
         self._ranges: dict[str, Any] = {}
 
     def measure(
@@ -188,7 +192,8 @@ class _Quantiser:
     ) -> Measured:
         """Compare the model with this setting to the fp32 ``reference [B, C]``."""
         with tempfile.TemporaryDirectory(dir=self._folder) as name:
-            path = Path(name) / "model.onnx"
+            # the model names the file of its external data, and its bytes depend on that
+            path = Path(name) / self._target.name
             self._write(setting, float_nodes, path)
             logits = _logits(OnnxRunner(path), search)
             size = sum(file.stat().st_size for file in path.parent.iterdir())
@@ -200,14 +205,17 @@ class _Quantiser:
                 int8_weights=graphs.int8_weights(path),
             )
 
-    def write_target(self, chosen: Trial, target: Path) -> None:
+    def write_target(self, chosen: Trial) -> None:
         """Write beside the target, then rename: the model last, so that it never lies there without its data."""
+        target = self._target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
             aside = Path(name) / target.name
             self._write(chosen.setting, chosen.float_nodes, aside)
             _check_same_interface(self._runner, OnnxRunner(aside))
             for file in sorted(aside.parent.iterdir(), key=lambda file: file == aside):
+                # onnx makes external data its owner's alone
+                shutil.copymode(aside, file)
                 flush(file)
                 file.replace(target.parent / file.name)
         flush(target.parent)
