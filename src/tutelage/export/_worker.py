@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +32,7 @@ WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.1
 #: A turn's timed calls: as many as fit into this time, but one at least and so many at most.
 TURN_SECONDS, CALLS_A_TURN = 0.02, 50
 
-#: A worker is quiet once all its threads together use less than a tenth of one core over such a time.
+#: A worker is quiet once no thread of it wants a core after so long a sleep, in which it used a quarter of that at most.
 QUIET_SECONDS = 0.002
 
 #: The longest wait for that. Threads that look for work, as pools do for some milliseconds after a call, are done long before.
@@ -168,10 +169,22 @@ def _falls_quiet() -> bool:
     """
     deadline = time.perf_counter() + RESTLESS_SECONDS
     while time.perf_counter() < deadline:
-        before, start = time.process_time(), time.perf_counter()
+        before = time.process_time()
         time.sleep(QUIET_SECONDS)
-        if time.process_time() - before < 0.1 * (time.perf_counter() - start):
+        # not in proportion to the time that passed: on a busy machine the sleep is long, and a spinning thread gets little of it
+        if time.process_time() - before < QUIET_SECONDS / 4 and not others_ready():
             return True
+    return False
+
+
+def others_ready() -> bool:
+    """Whether another thread of this process runs, or would if it had a core; False where the system does not tell."""
+    me = str(threading.get_native_id())
+    for thread in Path("/proc/self/task").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            # the state follows the name, which is in brackets and may hold anything
+            if thread.name != me and (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
     return False
 
 
