@@ -18,7 +18,8 @@ from tutelage.errors import ConfigError, DataError
 from tutelage.report import read_records, render_report, write_report
 from tutelage.report.artefacts import bulk, single, standings
 from tutelage.report.bubbles import LARGEST, Bubble, bubble_chart, log_ticks
-from tutelage.report.words import agreement_text, figures, gate_needs, scientific, times
+from tutelage.report.gate_words import gate_needs
+from tutelage.report.words import agreement_text, figures, scientific, times
 
 
 def page(exported: dict[str, Any], run: dict[str, Any] | None = None) -> Page:
@@ -61,7 +62,7 @@ def test_structure(variant: str) -> None:
 
 def test_each_decision_with_its_reason() -> None:
     words = page(reject()).one("shipped")
-    assert "ship onnx All 4 gates passed." in words
+    assert "ship onnx All 5 gates passed." in words
     assert "reject onnx-int8 Failed: accuracy lost in the worst class." in words
     assert "not checked onnx It answers as the trained student does in all 6 cases." in page(one()).one("shipped")
     broken = page(SHIPMENTS["failed"]()).one("shipped")
@@ -95,6 +96,8 @@ def test_every_gate_of_an_artefact_is_shown() -> None:
         assert gate["why"] in words
     assert "limit: at most 2 points" in words
     assert "limit: at most 1%" in words
+    assert "parity with the trained student It gives the trained student's answer. 99.7% alike limit: none" in words
+    assert "3.6×10⁻⁷ limit: at most 1.0×10⁻⁴" in page(exported).one("artefact-0")
 
 
 def test_side_by_side() -> None:
@@ -159,6 +162,17 @@ def test_slices_that_lose_most_come_first() -> None:
     words = found.one("artefact-1")
     assert "The other 2 slices by class" in words
     assert words.index("left-handed") < words.index("right-handed") < words.index("unknown 0 — — — no interval")
+
+
+def test_one_model_is_not_asked_for_seeds() -> None:
+    """Read as a study's, every comparison of an artefact would be "not enough evidence"; a control of one seed is."""
+    exported = several()
+    words = page(exported).one("artefact-0")
+    assert "the teacher accuracy −1.7 points −3.1 to −0.3 points 0.018 worse" in words
+    assert "the trained student accuracy −0.3 points −0.8 to +0.2 points 0.018 cannot be told" in words
+    assert "labels alone accuracy +3.2 points +1.2 to +5.2 points 0.018 better" in words
+    exported["artefacts"]["onnx"]["check"]["comparisons"][2]["seeds"] = 1
+    assert "+1.2 to +5.2 points 0.018 not enough evidence" in page(exported).one("artefact-0")
 
 
 def test_the_search_for_int8_is_told() -> None:

@@ -105,8 +105,8 @@ def test_data_cannot_act() -> None:
     """A class called ``@team`` would call the team at every check, and one with a pipe would shift a table's numbers."""
     exported = reject()
     its = exported["artefacts"]["onnx-int8"]
-    its["check"]["gates"][0] |= {"name": EVIL, "why": EVIL}
-    its["check"]["gates"][1]["needs"] = {"why": EVIL}
+    its["check"]["gates"][1] |= {"name": EVIL, "why": EVIL}
+    its["check"]["gates"][2]["needs"] = {"why": EVIL}
     its["check"]["slices"] = {EVIL: [{"slice": EVIL, "examples": 3, "drop": 0.2, "ci": [0.1, 0.3]}]}
     its["format"] = EVIL
     exported["artefacts"] = {EVIL: its}

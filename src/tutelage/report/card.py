@@ -9,12 +9,13 @@ from typing import Any
 
 from tutelage.report.artefacts import TEACHER, Standing, artefact_named, described, single, standings
 from tutelage.report.details import quantisation
+from tutelage.report.gate_words import because
 from tutelage.report.limits import limits
 from tutelage.report.markdown import plain, table
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, sequence, text
 from tutelage.report.sections import TASK_METRICS, arms_of, comparison_cells, gates, metric_cells
 from tutelage.report.shipped import answer_row, calibration_row, cost_row, currency_of, machine
-from tutelage.report.words import arm_named, because, bytes_text, metric_named, objective_text
+from tutelage.report.words import arm_named, bytes_text, metric_named, objective_text
 
 _LIBRARIES = {"onnx": "onnx", "executorch": "executorch"}
 _TASKS = {"image": "image-classification", "text": "text-classification"}
@@ -233,7 +234,7 @@ def as_shipped(shipped: Record, name: str, artefact: Record, rows: Sequence[Stan
         floats = (
             f"In float stay {', '.join(quantised['floats'])}." if quantised["floats"] else "Nothing stays in float."
         )
-        lines += ["", plain(f"Quantised: {quantised['method']}. {floats} {quantised['why']}", 600)]
+        lines += ["", plain(f"Quantised. {quantised['method']} {floats} {quantised['why']}", 600)]
     return lines
 
 

@@ -8,7 +8,17 @@ from tutelage.report.artefacts import Standing, described
 from tutelage.report.charts import key_mark
 from tutelage.report.record import Record, interval, mapping, number, records, sequence, text
 from tutelage.report.sections import comparison_cells, gates
-from tutelage.report.words import METRICS, MISSING, agreement_text, amount, bytes_text, decimal, difference, scientific
+from tutelage.report.words import (
+    METRICS,
+    MISSING,
+    agreement_text,
+    amount,
+    bytes_text,
+    decimal,
+    difference,
+    scientific,
+    sentence,
+)
 
 View = dict[str, Any]
 
@@ -22,6 +32,8 @@ _OTHERS = {
     "label_smoothing": "label smoothing",
     "baseline": "the artefact shipped before",
 }
+
+_SINGLE = ("teacher", "student", "baseline")
 
 
 def details(place: int, name: str, artefact: Record, row: Standing) -> View:
@@ -43,22 +55,27 @@ def details(place: int, name: str, artefact: Record, row: Standing) -> View:
         "checked": text(check.get("checked")),
         "gates": gates(check),
         "flips": flips(check),
-        "comparisons": [
-            {
-                "against": _OTHERS.get(text(found.get("b")), text(found.get("b"), "?").replace("_", " ")),
-                **comparison_cells(found),
-            }
-            for found in records(check.get("comparisons"))
-        ],
+        "comparisons": [against(found) for found in records(check.get("comparisons"))],
         "slices": [
             slice_table(f"artefact-{place}-slices-{index}", column, rows)
             for index, (column, rows) in enumerate(mapping(check.get("slices")).items())
             if records(rows)
         ],
         "parity": parity_table(parity),
-        "parity_why": text(parity.get("why")),
+        "parity_why": sentence(text(parity.get("why"), "the record gives no reason")),
         "quantisation": quantisation(mapping(artefact.get("quantisation"))),
     }
+
+
+def against(found: Record) -> View:
+    """A comparison of the artefact with another model.
+
+    The artefact is one model, judged as it is: against another single model one seed is all there is. Only a control arm is
+    a recipe, of which one seed proves nothing.
+    """
+    other = text(found.get("b"), "?")
+    read = {key: value for key, value in found.items() if key != "seeds"} if other in _SINGLE else found
+    return {"against": _OTHERS.get(other, other.replace("_", " ")), **comparison_cells(read)}
 
 
 def flips(check: Record) -> list[str]:
@@ -162,8 +179,8 @@ def quantisation(found: Record) -> View | None:
     scales = {True: "a scale for each channel", False: "one scale for each tensor"}
     parts = [text(found.get("method")), scales[per_channel] if isinstance(per_channel, bool) else ""]
     return {
-        "method": ", ".join(part for part in parts if part) or "method not recorded",
+        "method": sentence(", ".join(part for part in parts if part) or "method not recorded"),
         "floats": [text(node) for node in sequence(found.get("float_nodes")) if text(node)],
-        "why": text(found.get("why")),
+        "why": sentence(text(found.get("why"))),
         "tried": tried,
     }

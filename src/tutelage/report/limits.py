@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tutelage.report.artefacts import artefact_named, single
+from tutelage.report.gate_words import gate_name, gate_needs
 from tutelage.report.record import Record, mapping, number, records, text
-from tutelage.report.words import ALPHA, gate_name, gate_needs, plural
+from tutelage.report.words import ALPHA, plural
 
 
 def limits(result: Record, shipped: Record, name: str) -> list[str]:

@@ -16,9 +16,10 @@ from markupsafe import Markup
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import diagnosis, sections
 from tutelage.report.fidelity import fidelity
+from tutelage.report.gate_words import because
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, text
 from tutelage.report.shipped import shipped_section
-from tutelage.report.words import MISSING, against_teacher, because, duration, headline, objective_text, plural
+from tutelage.report.words import MISSING, against_teacher, duration, headline, objective_text, plural
 
 RECORD = "result.json"
 SHIPPED = "shipped.json"

@@ -12,6 +12,7 @@ from tutelage.report.charts import (
     key_mark,
     share_bar,
 )
+from tutelage.report.gate_words import gate_amount, gate_name, gate_needs
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.words import (
     METRICS,
@@ -23,9 +24,6 @@ from tutelage.report.words import (
     decimal,
     difference,
     flops_text,
-    gate_amount,
-    gate_name,
-    gate_needs,
     metric_named,
     p_value,
     plural,

@@ -21,18 +21,19 @@ from tutelage.report.artefacts import (
 from tutelage.report.bubbles import Bubble, bubble_chart
 from tutelage.report.charts import key_mark
 from tutelage.report.details import details
+from tutelage.report.gate_words import because
 from tutelage.report.record import Record, interval, mapping, number, records, sequence, text
 from tutelage.report.words import (
     METRICS,
     MISSING,
     agreement_text,
     amount,
-    because,
     bytes_text,
     decimal,
     figures,
     plural,
     scientific,
+    sentence,
     times,
 )
 
@@ -113,7 +114,7 @@ def ledger_line(name: str, artefact: Record) -> View:
     if parity.get("passed") is False and decision != "reject":
         state, word = "failed", "no parity"
     if parity.get("passed") is False:
-        why = f"{text(parity.get('why'), 'It does not answer as the trained student does.')} {why}"
+        why = f"{sentence(text(parity.get('why'), 'it does not answer as the trained student does'))} {why}"
     elif not check and parity.get("passed") is True:
         why = (
             f"It answers as the trained student does in all {plural(len(records(parity.get('cases'))), 'case')}. {why}"
@@ -219,7 +220,7 @@ def calibration_row(name: str, artefact: Record, rows: Sequence[Standing]) -> Vi
         "temperature": MISSING if temperature is None else figures(temperature),
         "stored": "stored with it" if found.get("helps") is True else "not used",
         "cells": [decimal(value, 3) if value is not None else MISSING for pair in pairs.values() for value in pair],
-        "why": text(found.get("why")),
+        "why": sentence(text(found.get("why"))),
     }
 
 

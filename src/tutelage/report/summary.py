@@ -7,11 +7,12 @@ from typing import Any
 
 from tutelage.report.artefacts import artefact_named, described, single, standings
 from tutelage.report.details import flips, hurts, ranked_slices, slice_cells
+from tutelage.report.gate_words import because
 from tutelage.report.markdown import plain, table
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, text
 from tutelage.report.sections import gates
 from tutelage.report.shipped import answer_row, cost_row, currency_of
-from tutelage.report.words import because, plural
+from tutelage.report.words import plural
 
 #: Of each, the most that are written; what is left out is counted.
 MOST_GATES = 11
