@@ -125,6 +125,7 @@ def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
         test_path=data.test_path,
         inputs=data.inputs,
         label=data.label,
+        metadata=data.metadata,
         name=data.name,
         revision=data.revision,
         split=data.split or "train",
@@ -276,6 +277,8 @@ def _load(source: ModelSource, where: str, *, seed: int, trained: bool = False) 
 def _fingerprint(config: StudyConfig, folder: Path) -> dict[str, Any]:
     """The config's facts that decide the weights, by their dotted keys, and the contents of the files it names."""
     facts = {name: section for name, section in config.resolved().items() if name in ("data", "teacher", "student")}
+    # what results are cut into slices by decides no weight: a finished run may be asked for other slices
+    facts["data"].pop("metadata", None)
     flat: dict[str, Any] = {}
 
     def flatten(prefix: str, value: Any) -> None:

@@ -117,8 +117,8 @@ def check_config(data: Mapping[str, Any], where: str) -> StudyConfig:
 _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
     "digits": (),
     "idx": ("path",),
-    "parquet": ("path", "test_path", "inputs", "label"),
-    "hub": ("path", "name", "revision", "split", "test_split", "inputs", "label"),
+    "parquet": ("path", "test_path", "inputs", "label", "metadata"),
+    "hub": ("path", "name", "revision", "split", "test_split", "inputs", "label", "metadata"),
     "python": ("python",),
 }
 

@@ -66,6 +66,7 @@ class DataSection(Section):
     test_path: str | None = None
     inputs: str | list[str] | None = None
     label: str | None = None
+    metadata: Annotated[list[str], Field(min_length=1)] | None = None
     name: str | None = None
     revision: str | None = None
     split: str | None = None

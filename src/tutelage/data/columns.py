@@ -1,7 +1,8 @@
-"""Columns of a Hugging Face dataset, read into memory as a transfer set's inputs and labels."""
+"""Columns of a Hugging Face dataset, read into memory as a transfer set's inputs, labels and metadata."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,7 @@ def read_columns(
     """Inputs, labels ``[B]`` and class names of a dataset; see :meth:`TransferSet.from_dataset`."""
     dataset = dataset.with_format(None)
     wanted = [inputs] if isinstance(inputs, str) else list(inputs)
-    for column in [*wanted, *([label] if label is not None else [])]:
-        if column not in dataset.column_names:
-            raise DataError(f"there is no column {column!r}; the columns are {', '.join(dataset.column_names)}")
+    _check_columns(dataset, [*wanted, *([label] if label is not None else [])])
     raw: RawInputs
     if isinstance(inputs, str):
         raw = _read_column(dataset, inputs)
@@ -43,6 +42,66 @@ def read_columns(
         return raw, None, None
     labels, names = _read_labels(dataset, label)
     return raw, labels, names
+
+
+#: What a missing value is called.
+MISSING = "(missing)"
+
+#: Different values that a column may have whatever its length.
+MANY = 50
+
+
+def read_metadata(dataset: datasets.Dataset, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Columns to cut results into slices by, as texts; null, NaN and blank become ``(missing)``.
+
+    Raises:
+        DataError: no such column, other values than texts, numbers and truth values, or so many different ones that the
+            slices could not be judged.
+    """
+    dataset = dataset.with_format(None)
+    _check_columns(dataset, columns)
+    return {column: _read_slices(dataset, column) for column in columns}
+
+
+def _read_slices(dataset: datasets.Dataset, column: str) -> list[str]:
+    names: list[str] | None = getattr(dataset.features[column], "names", None)
+    values: list[Any] = list(dataset[column])
+    wrong = next((row for row, value in enumerate(values) if not isinstance(value, str | int | float | None)), None)
+    if wrong is not None:
+        raise DataError(
+            f"metadata column {column!r} holds a {type(values[wrong]).__name__} in row {wrong}, expected texts, numbers or true and "
+            "false: nothing says which examples belong together; make a text column of it (of a date, its month)"
+        )
+    if names is not None:
+        values = [names[value] if isinstance(value, int) and 0 <= value < len(names) else None for value in values]
+    texts = [_slice_name(value) for value in values]
+    different = len(set(texts))
+    if different > MANY and any(isinstance(value, int | float) for value in values):
+        raise DataError(
+            f"metadata column {column!r} holds {different:,} different numbers: hardly two examples would share a slice; bin it into "
+            f"{MANY} values or fewer (ages into decades), or make it a text column if each number is a name"
+        )
+    if different > max(MANY, len(texts) // 2):
+        raise DataError(
+            f"metadata column {column!r} holds {different:,} different texts in {len(texts):,} rows: slices of one or two examples "
+            "cannot be judged; name a coarser column (the ward, not the patient)"
+        )
+    return texts
+
+
+def _slice_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        # a whole number that came through a column with nulls in it is the whole number
+        return MISSING if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
+    return MISSING if value is None or not str(value).strip() else str(value)
+
+
+def _check_columns(dataset: datasets.Dataset, wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in dataset.column_names:
+            raise DataError(f"there is no column {column!r}; the columns are {', '.join(dataset.column_names)}")
 
 
 def _read_column(dataset: datasets.Dataset, column: str) -> Tensor | list[str]:

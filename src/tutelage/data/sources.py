@@ -31,6 +31,7 @@ class DataSource:
         test_path: ``parquet``: the file of a test set that comes with the data.
         inputs: ``parquet`` and ``hub``: the input column, or several.
         label: ``parquet`` and ``hub``: the label column, or None.
+        metadata: ``parquet`` and ``hub``: columns to cut results into slices by, or None.
         name: ``hub``: the configuration of the data set.
         revision: ``hub``: the revision (a commit hash pins it).
         split: ``hub``: the split to take from.
@@ -44,6 +45,7 @@ class DataSource:
     test_path: str | None = None
     inputs: str | Sequence[str] | None = None
     label: str | None = None
+    metadata: Sequence[str] | None = None
     name: str | None = None
     revision: str | None = None
     split: str = "train"
@@ -156,7 +158,9 @@ def _parquet(source: DataSource) -> Loaded:
             table = datasets.Dataset(pa.concat_tables([pq.ParquetFile(name).read() for name in found]))
         except Exception as error:
             raise DataError(f"parquet: {', '.join(found)} cannot be read: {error}") from error
-        return TransferSet.from_dataset(table, source.inputs or _needed(source, "inputs"), source.label)
+        return TransferSet.from_dataset(
+            table, source.inputs or _needed(source, "inputs"), source.label, source.metadata
+        )
 
     pool = read(_needed(source, "path"))
     return _by_one_list_of_names(pool, read(source.test_path) if source.test_path is not None else None)
@@ -177,7 +181,7 @@ def _hub(source: DataSource) -> Loaded:
                 f"hub: {path!r} (split {split!r}) could not be loaded: {error}. Expected a data set's id (reachable, or already in "
                 "the cache when offline) or a folder of data files"
             ) from error
-        return TransferSet.from_dataset(rows, source.inputs or _needed(source, "inputs"), source.label)
+        return TransferSet.from_dataset(rows, source.inputs or _needed(source, "inputs"), source.label, source.metadata)
 
     return _by_one_list_of_names(read(source.split), read(source.test_split) if source.test_split is not None else None)
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+#: What the slices by class are called, beside those by a metadata column.
+BY_CLASS = "class"
+
+
 class Batch(TypedDict):
     """One batch. ``teacher`` is there only where the teacher sees something else than the student.
 
@@ -50,9 +54,12 @@ class TransferSet(Dataset[Batch]):
         teacher_view: None for the student's view.
         augment: None for none.
         seed: of the augmentation.
+        metadata: by column, one text an example (a hospital, a device): what results are cut into slices by. No model sees it,
+            and it is no part of the ids.
 
     Raises:
-        DataError: lengths differ, labels are not class indices, the set is empty, an input is NaN or infinite.
+        DataError: lengths differ, labels are not class indices, metadata is not texts, the set is empty, an input is NaN or
+            infinite.
     """
 
     inputs: RawInputs
@@ -62,14 +69,21 @@ class TransferSet(Dataset[Batch]):
     teacher_view: View | None = None
     augment: View | None = None
     seed: int = 0
+    metadata: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         _check_inputs(self.inputs)
+        _check_metadata(self.metadata, len(self))
         object.__setattr__(self, "labels", _checked_labels(self.labels, len(self), self.class_names))
 
     @classmethod
     def from_dataset(
-        cls, dataset: datasets.Dataset, inputs: str | Sequence[str], label: str | None = None, **views: Any
+        cls,
+        dataset: datasets.Dataset,
+        inputs: str | Sequence[str],
+        label: str | None = None,
+        metadata: Sequence[str] | None = None,
+        **views: Any,
     ) -> TransferSet:
         """Read columns of a Hugging Face ``datasets.Dataset`` into memory.
 
@@ -78,12 +92,14 @@ class TransferSet(Dataset[Batch]):
             inputs: a column of texts, images or number lists; or several columns: of numbers, stacked to features
                 ``[B, F]``, or of equally long lists, passed to the models by name.
             label: a column of class indices or class names; null and −1 mean no label.
+            metadata: columns of texts, class names, numbers or truth values, kept as texts to cut results into slices by.
             views: ``student_view``, ``teacher_view``, ``augment`` and ``seed``, as for the class.
         """
-        from tutelage.data.columns import read_columns
+        from tutelage.data.columns import read_columns, read_metadata
 
         raw, labels, class_names = read_columns(dataset, inputs, label)
-        return cls(raw, labels, class_names, **views)
+        kept = read_metadata(dataset, metadata) if metadata else None
+        return cls(raw, labels, class_names, metadata=kept, **views)
 
     def __len__(self) -> int:
         return _length(self.inputs)
@@ -123,7 +139,10 @@ class TransferSet(Dataset[Batch]):
 
     def select(self, rows: Tensor) -> TransferSet:
         """The set of these rows, int64 ``[B']``, in that order."""
-        chosen = replace(self, inputs=take(self.inputs, rows), labels=self.known_labels[rows])
+        kept = self.metadata
+        if kept is not None:
+            kept = {column: [values[row] for row in rows.tolist()] for column, values in kept.items()}
+        chosen = replace(self, inputs=take(self.inputs, rows), labels=self.known_labels[rows], metadata=kept)
         if "ids" in self.__dict__:
             chosen.__dict__["ids"] = self.ids[rows]
         return chosen
@@ -239,6 +258,37 @@ def _check_inputs(inputs: RawInputs) -> None:
             )
             raise DataError(
                 f"{name} of row {row} holds NaN or infinity: every loss and statistic after it would be NaN; impute or drop it"
+            )
+
+
+def _check_metadata(metadata: Any, length: int) -> None:
+    """Refuse what is no mapping of columns to one text an example."""
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping):
+        raise DataError(
+            f"metadata is a {type(metadata).__name__}, expected a mapping of column names to lists of texts"
+        )
+    for column, values in metadata.items():
+        if column == BY_CLASS:
+            raise DataError(
+                f"metadata has a column {BY_CLASS!r}: results are cut by class as it is, under that name, and one of the two would "
+                "replace the other; leave it out or rename it"
+            )
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise DataError(
+                f"metadata {column!r} is a {type(values).__name__}, expected a list of texts; convert it with .tolist()"
+            )
+        if len(values) != length:
+            raise DataError(
+                f"metadata {column!r} has {len(values):,} values for {length:,} examples: an example would be counted in another "
+                "one's slice; give one for each"
+            )
+        wrong = next((row for row, value in enumerate(values) if not isinstance(value, str)), None)
+        if wrong is not None:
+            raise DataError(
+                f"metadata {column!r} holds a {type(values[wrong]).__name__} in row {wrong}, expected texts: equal values of two "
+                "kinds would be two slices; convert them with str"
             )
 
 
