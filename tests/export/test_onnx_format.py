@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.errors import ExportError, ModelError
-from tutelage.export.onnx_format import OPSET, OnnxRunner, to_onnx
+from tutelage.export.onnx_format import OPSET, OnnxRunner, inspect_onnx, to_onnx
 from tutelage.export.specs import TensorSpec
 from tutelage.models import class_logits
 
@@ -119,8 +120,17 @@ def test_the_file_tells_where_in_the_model_and_not_where_on_this_machine(exporte
     """The exporter writes source lines with their folders into the file, user names included."""
     _, path, *_ = exported
     assert [node.name.partition("/")[0] for node in onnx.load(path).graph.node] == ["body.0", "body.1", "head"]
+    assert {tensor.name for tensor in onnx.load(path).graph.initializer} >= {"body.0.weight", "head.bias"}
     assert b"site-packages" not in path.read_bytes()
     assert b"test_onnx_format" not in path.read_bytes()
+
+
+def test_the_file_can_be_quantised_as_it_is(exported, tmp_path):
+    """The exporter states weights' shapes twice, and onnxruntime's quantiser would change them in one place alone."""
+    _, path, *_ = exported
+    quantize_dynamic(path, tmp_path / "int8.onnx")
+    assert inspect_onnx(tmp_path / "int8.onnx").outputs == [TensorSpec("logits", "float32", ("batch", 3))]
+    assert "MatMulInteger" in {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
 
 
 def test_cnn_with_batch_norm(tmp_path):

@@ -177,15 +177,19 @@ def _declared(value: Any) -> list[int | str | None]:
 
 
 def _tidy(model: Any) -> None:
-    """Name the nodes after the user's modules, and drop what deployment has no use for.
+    """Name nodes and weights as in the user's model, and drop what deployment has no use for.
 
-    The exporter notes source lines, and paths of this machine, at each node; and it lists inputs that nothing uses.
+    The exporter notes source lines, and paths of this machine, at each node; it lists inputs that nothing uses; and it states
+    the weights' shapes a second time, which keeps onnxruntime's quantiser from transposing them.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     for node in model.graph:
         scopes = re.findall(rf"'{HELD_AS}\.([^']*)'", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
         node.name = f"{scopes[-1]}/{node.name}" if scopes else node.name
+    for weight in list(model.graph.initializers.values()):
+        weight.name = weight.name.removeprefix(f"{HELD_AS}.")
+        weight.shape = weight.type = None
     for value in list(model.graph.inputs):
         if not value.uses():
             model.graph.inputs.remove(value)
