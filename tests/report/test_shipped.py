@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from example import one_seed, rejected, shipped
 from parsed import Page
-from shipments import SHIPMENTS, hold, mobile, one, parity, reject, several, timed, unmeasured
+from shipments import SHIPMENTS, check, hold, mobile, one, parity, reject, several, timed, unmeasured
 
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import read_records, render_report, write_report
@@ -138,6 +138,10 @@ def test_seeds_are_not_mixed_up() -> None:
     found = {(row.key, row.about): row for row in standings(run, exported)}
     assert found["student", "PyTorch, seed 0"].accuracy == 0.5
     assert found["student", "PyTorch, seed 2"].accuracy == 0.25
+    run["arms"]["kd"]["seeds"][2]["metrics"]["accuracy"] = 0.125
+    exported["artefacts"]["safetensors"]["check"] = check()
+    checked = {(row.key, row.about): row for row in standings(run, exported)}
+    assert checked["student", "PyTorch, seed 2"].accuracy == 0.125
     assert [row.key for row in standings(run, exported, only="safetensors")] == ["teacher", "student", "safetensors"]
 
 
