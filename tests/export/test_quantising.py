@@ -363,13 +363,15 @@ def test_a_model_with_nothing_to_quantise_is_refused(tmp_path):
 # Files and terminal -------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_and_the_terminal_stay_clean(sources, tmp_path, capfd):
+def test_the_folder_and_the_terminal_stay_clean(sources, tmp_path, capfd, monkeypatch):
     """onnxruntime's quantisers leave files, print, and set up the root logger of whoever calls them."""
-    handlers = list(logging.getLogger().handlers)
-    quantise(sources["cnn"], tmp_path / "int8.onnx")
-    assert [file.name for file in tmp_path.iterdir()] == ["int8.onnx"]
+    monkeypatch.setattr(logging.root, "handlers", [])
+    quantise(sources["cnn"], tmp_path / "cnn.onnx")
+    hostile = edited(sources["mlp"], tmp_path, weights={"1.weight": set_to(1e4, slice(None), 0)})
+    quantise(hostile, tmp_path / "mlp.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cnn.onnx", "mlp.onnx", "model.onnx"]
     assert capfd.readouterr() == ("", "")
-    assert logging.getLogger().handlers == handlers
+    assert logging.root.handlers == []
     assert logging.root.manager.disable == logging.NOTSET
 
 
