@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tutelage.errors import ConfigError
 from tutelage.studies import Gates, judge
+from tutelage.studies.judging import Beside
 
 COST = {
     "teacher": {"bytes": 1000, "latency_ms": {"p50": 0.5}},
@@ -246,3 +248,102 @@ def test_a_limit_in_per_cent_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"it is a fraction: .* write 0\.03 for 3 in a hundred"):
         only(**{name: 3})
     assert only(size_ratio=3).size_ratio == 3
+
+
+def row(name: str, drop: float | None, low: float | None, high: float | None, examples: int = 50) -> dict[str, Any]:
+    return {
+        "slice": name,
+        "examples": examples,
+        "accuracy": 0.9,
+        "teacher_accuracy": 0.9,
+        "drop": drop,
+        "ci": [low, high],
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "passed", "named"),
+    [
+        ([row("cat", 0.02, -0.01, 0.04), row("dog", 0.01, -0.02, 0.03)], True, "cat"),
+        ([row("cat", 0.02, -0.01, 0.06), row("dog", 0.01, -0.02, 0.03)], None, "cat"),
+        ([row("cat", 0.2, -0.01, 0.5), row("dog", 0.1, 0.06, 0.14)], False, "dog"),
+        ([row("cat", 0.02, None, None, 1), row("dog", 0.01, -0.02, 0.03)], None, "cat"),
+    ],
+)
+def test_every_class_must_be_within_the_limit(rows: list[dict[str, Any]], passed: bool | None, named: str) -> None:
+    """The average hides a class that was lost; the worst *estimate* alone would blame the smallest class for its noise."""
+    gates = only(worst_class_drop=0.05)
+    (gate,) = judge(gates, arms(), [], COST, Beside(slices={"class": rows}))["gates"]
+    assert gate["passed"] is passed
+    assert named in gate["why"]
+    assert gate["value"] == rows[0]["drop"]
+
+
+def test_slices_are_judged_over_all_their_columns_and_classes_apart() -> None:
+    """A column left out would hide the hospital that was lost; classes counted as slices would be judged twice."""
+    slices = {
+        "class": [row("cat", 0.5, 0.4, 0.6)],
+        "device": [row("phone", 0.0, -0.01, 0.01)],
+        "site": [row("north", 0.2, 0.1, 0.3)],
+    }
+    (gate,) = judge(only(worst_slice_drop=0.05), arms(), [], COST, Beside(slices=slices))["gates"]
+    assert gate["passed"] is False
+    assert "site='north'" in gate["why"]
+    (without,) = judge(only(worst_slice_drop=0.05), arms(), [], COST, Beside(slices={"class": slices["class"]}))[
+        "gates"
+    ]
+    assert without["passed"] is None
+    assert "data.metadata" in without["why"]
+
+
+def test_one_model_is_judged_without_the_rule_of_seeds_but_not_against_one_seed_of_a_control() -> None:
+    """An artefact is one model for good: asked for seeds, it could never ship. Its control is a recipe all the same."""
+    gates = only(accuracy_drop_vs_teacher=0.03, gain_over_scratch=0.0)
+    compared = [comparison("teacher", 0.0, -0.01, 0.01, seeds=1), comparison("scratch", 0.02, 0.01, 0.03, seeds=1)]
+    beside = Beside(one_model=True, what="The artefact")
+    drop, gain = judge(gates, arms(seeds=1), compared, COST, beside)["gates"]
+    assert drop["passed"] is True
+    assert drop["why"].startswith("The artefact")
+    assert gain["passed"] is None
+    assert "One seed" in gain["why"]
+    assert all(gate["passed"] is None for gate in judge(gates, arms(seeds=1), compared, COST)["gates"])
+
+
+def test_flips_against_a_baseline_are_asked_only_where_there_is_one() -> None:
+    """Without a baseline the gate would hold every release for ever."""
+    gates = only(negative_flips_vs_baseline=0.02)
+    assert judge(gates, arms(), [], COST)["gates"] == []
+    for interval, passed in (([0.0, 0.01], True), ([0.01, 0.03], None), ([0.03, 0.05], False)):
+        beside = Beside(baseline_flips={"rate": 0.02, "ci95": interval}, one_model=True)
+        (gate,) = judge(gates, arms(), [], COST, beside)["gates"]
+        assert gate["passed"] is passed
+        assert "baseline" in gate["why"]
+
+
+def test_an_undecided_gate_says_how_much_more_would_decide_and_a_decided_one_does_not() -> None:
+    """'More examples' without a number sends people to collect a hundred where ten thousand are needed."""
+    generator = np.random.default_rng(0)
+    teacher = (generator.random((1, 400)) < 0.95).astype(float)
+    student = teacher * (generator.random((3, 400)) < 0.98)
+    beside = Beside(correct={"kd": student, "teacher": teacher})
+    difference = float((student - teacher).mean())
+    compared = [comparison("teacher", difference, difference - 0.02, difference + 0.02, seeds=3)]
+    (gate,) = judge(only(accuracy_drop_vs_teacher=0.025), arms(), compared, COST, beside)["gates"]
+    assert gate["passed"] is None
+    assert gate["needs"]["examples"] is None or gate["needs"]["examples"] > 400
+    assert gate["needs"]["why"].endswith(".")
+    (decided,) = judge(only(accuracy_drop_vs_teacher=0.2), arms(), compared, COST, beside)["gates"]
+    assert "needs" not in decided
+
+
+@pytest.mark.parametrize(("spread", "passed"), [([0.09, 0.11], True), ([0.09, 0.3], None), ([0.24, 0.3], False)])
+def test_a_latency_that_moves_across_the_limit_decides_nothing(spread: list[float], passed: bool | None) -> None:
+    """On a busy machine the same model passes one day and fails the next: the noise must not decide a release."""
+    latency = {"p50": sum(spread) / 2, "spread": spread}
+    cost = {
+        "teacher": {"bytes": 1, "latency_ms": {"p50": 0.5, "spread": [0.45, 0.5]}},
+        "student": {"bytes": 1, "latency_ms": latency},
+    }
+    gate = one_gate(only(latency_ratio=0.45), cost=cost)
+    assert gate["passed"] is passed
+    assert ("--seconds" in gate["why"]) is (passed is None)

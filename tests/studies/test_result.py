@@ -96,7 +96,10 @@ def check_result(result: dict[str, Any], seeds: int) -> None:
     verdict = result["verdict"]
     assert verdict["decision"] in ("ship", "hold", "reject")
     for gate in verdict["gates"]:
-        assert set(gate) == {"name", "value", "limit", "passed", "why"}
+        assert set(gate) - {"needs"} == {"name", "value", "limit", "passed", "why"}
+        if "needs" in gate:
+            assert gate["passed"] is None, "only what is undecided needs more"
+            assert set(gate["needs"]) == {"seeds", "examples", "why"}
         assert gate["passed"] in (True, False, None)
         assert gate["why"][0].isupper()
         assert gate["why"].endswith(".")

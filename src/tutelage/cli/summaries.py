@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+#: Thread-seconds without a core in a second of timed calls from which on a machine counts as busy.
+_BUSY = 0.1
+
+
 def seeds_said(count: int) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{count} seed{'s' * (count != 1)}"
@@ -115,6 +119,8 @@ def _measured(console: Console, measured: Mapping[str, Any] | None) -> None:
         Text(f"  {measured['cpu']['name']}, {threads} thread{plural}, batch {first}; examples/s at the best batch"),
         soft_wrap=True,
     )
+    if max(row.get("waited") or 0.0 for row in measured["rows"]) > _BUSY:
+        console.print(Text("  other programs were at work: take these times for orders of magnitude"), soft_wrap=True)
     if measured["cpu"].get("int8_note"):
         console.print(Text(f"  {measured['cpu']['int8_note']}"), soft_wrap=True)
     if measured.get("price"):

@@ -16,8 +16,17 @@ from tutelage.data import Tokenise, TransferSet
 from tutelage.errors import ConfigError, ExportError
 from tutelage.evaluation import crossed_interval
 from tutelage.evaluation.cost import count_flops, stored_bytes
-from tutelage.export import Artefact, Runner, Subject, check_parity, cost_per_million, measure_running, parity_cases
-from tutelage.export.hub_folder import ModuleRunner
+from tutelage.export import (
+    Artefact,
+    ModuleRunner,
+    Runner,
+    Subject,
+    check_parity,
+    cost_per_million,
+    measure_running,
+    parity_cases,
+)
+from tutelage.export.specs import LENGTH
 from tutelage.models.calling import Inputs
 from tutelage.studies.evidence import correctness, slice_tables
 from tutelage.studies.finished import FinishedRun
@@ -33,6 +42,14 @@ Say = Callable[[str], None]
 #: Batch sizes that latency is measured at, and how long, in seconds, in all.
 MEASURED_BATCHES = (1, 32)
 MEASURED_SECONDS = 20.0
+
+
+#: What each format's runtime is imported as: it is not counted as the model's memory.
+_RUNTIMES = {
+    "onnx": ("onnxruntime",),
+    "executorch": ("executorch.extension.pybindings.portable_lib",),
+    "safetensors": (),
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,7 @@ def check_artefact(
         ExportError: the artefact, or the baseline, is another run's or of other classes.
     """
     _same_run(run, artefact)
+    _inspect(artefact)
     test = run.study.splits.test
     labels = test.known_labels.numpy()
     runner = runner_of(run, artefact)
@@ -153,9 +171,11 @@ def measure_shipped(
             modules = {"teacher": stack.enter_context(on_cpu(teacher)).eval(), **modules}
         subjects = [Subject(name, _module_maker(module), given[name]) for name, module in modules.items()]
         subjects += [
-            Subject(name, _artefact_maker(run, artefact), given["student"]) for name, artefact in artefacts.items()
+            Subject(name, _artefact_maker(run, artefact), given["student"], _RUNTIMES[artefact.format])
+            for name, artefact in artefacts.items()
         ]
-        measured = measure_running(subjects, batches=MEASURED_BATCHES, seconds=seconds).to_json()
+        lengths = _lengths(given["student"])
+        measured = measure_running(subjects, batches=MEASURED_BATCHES, lengths=lengths, seconds=seconds).to_json()
         sizes = {name: stored_bytes(module) for name, module in modules.items()}
         flops = {name: _flops(module, given[name]) for name, module in modules.items()}
     measured["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -185,6 +205,7 @@ def _baseline(
             f"the baseline {baseline.folder} tells {len(baseline.classes)} classes apart ({_some(baseline.classes)}), this run "
             f"{len(classes)} ({_some(classes)}): their answers cannot be compared; name an artefact for the same classes"
         )
+    _inspect(baseline)
     test = _baselines_view(run, baseline)
     said = answers(runner_of(run, baseline), test)
     order = [baseline.classes.index(name) for name in classes]
@@ -203,6 +224,18 @@ def _baseline(
         },
         before,
     )
+
+
+def _inspect(artefact: Artefact) -> None:
+    """Find out that a model file is what its manifest says before anything runs it."""
+    if artefact.format != "onnx":
+        return
+    facts = inspect_onnx(artefact.model)
+    if facts.inputs != artefact.inputs:
+        raise ExportError(
+            f"{artefact.model} takes {_some([spec.name for spec in facts.inputs])} in other shapes or types than its manifest says: it would be "
+            "fed what it does not expect; export it anew"
+        )
 
 
 def _baselines_view(run: FinishedRun, baseline: Artefact) -> TransferSet:
@@ -263,11 +296,22 @@ def _cost(measured: Mapping[str, Any], name: str, artefact: Artefact) -> Json:
     """The artefact's cost beside the teacher's, in the shape of ``result.json``'s ``cost``."""
     threads = min(row["threads"] for row in measured["rows"])
     batch = min(row["batch"] for row in measured["rows"])
-    p50 = {row["model"]: row["p50"] for row in measured["rows"] if (row["threads"], row["batch"]) == (threads, batch)}
-    cost: Json = {"student": {"bytes": artefact.bytes, "latency_ms": {"p50": p50[name], "batch": batch}}}
-    if "teacher" in p50:
-        cost["teacher"] = {"bytes": measured["bytes"]["teacher"], "latency_ms": {"p50": p50["teacher"], "batch": batch}}
+    longest = max(row["length"] or 0 for row in measured["rows"])
+    first = {
+        row["model"]: {"p50": row["p50"], "spread": row["spread"], "batch": batch}
+        for row in measured["rows"]
+        if (row["threads"], row["batch"], row["length"] or 0) == (threads, batch, longest)
+    }
+    cost: Json = {"student": {"bytes": artefact.bytes, "latency_ms": first[name]}}
+    if "teacher" in first:
+        cost["teacher"] = {"bytes": measured["bytes"]["teacher"], "latency_ms": first["teacher"]}
     return cost
+
+
+def _lengths(inputs: Inputs) -> tuple[int | None, ...]:
+    """For tokens the length of these inputs and a quarter of it; (None,) where there are no tokens."""
+    tokens = [named(inputs)[spec.name].shape[1] for spec in input_specs(inputs) if LENGTH in spec.shape]
+    return tuple(sorted({max(1, tokens[0] // 4), tokens[0]})) if tokens else (None,)
 
 
 def _priced(rows: Sequence[Mapping[str, Any]], price: Price) -> Json:

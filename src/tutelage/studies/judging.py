@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tutelage.evaluation import needed_to_decide
 from tutelage.studies.gates import JUDGED, Gates
 
 Decision = Literal["ship", "hold", "reject"]
@@ -113,17 +114,9 @@ def _insufficient(comparison: Mapping[str, Any] | None, other: str, one_model: b
     return None
 
 
-def _undecided(gate: Json, a: NDArray[Any] | None, b: NDArray[Any] | None, limit: float, one_model: bool) -> Json:
+def _undecided(gate: Json, a: NDArray[Any] | None, b: NDArray[Any] | None, limit: float) -> Json:
     """An undecided gate with what would decide it, where the scores are at hand to tell."""
-    if a is None or b is None:
-        return gate
-    from tutelage.evaluation import needed_to_decide
-
-    needs = needed_to_decide(a, b, limit)
-    fields = needs.to_json()
-    if one_model and fields["seeds"] is not None and len(a) == len(b) == 1:
-        fields["seeds"] = None
-    return {**gate, "needs": fields}
+    return gate if a is None or b is None else {**gate, "needs": needed_to_decide(a, b, limit).to_json()}
 
 
 def _points(fraction: float) -> str:
@@ -161,7 +154,7 @@ def _drop_gate(limit: float | None, comparisons: Sequence[Mapping[str, Any]], be
     gate = gate_of(
         name, drop, limit, None, f"{said}; the limit of {_points(limit)} lies inside the interval: {more} would decide."
     )
-    return _undecided(gate, beside.correct.get(JUDGED), beside.correct.get("teacher"), -limit, beside.one_model)
+    return _undecided(gate, beside.correct.get(JUDGED), beside.correct.get("teacher"), -limit)
 
 
 def _gain_gate(
@@ -187,7 +180,7 @@ def _gain_gate(
         return gate_of(name, gain, limit, False, f"{said}; none of the interval is {asked}.")
     chance = "that cannot be told from chance" if not limit else "more seeds or test examples would decide"
     gate = gate_of(name, gain, limit, None, f"{said}; only part of the interval is {asked}: {chance}.")
-    return _undecided(gate, beside.correct.get(JUDGED), beside.correct.get(other), limit, beside.one_model)
+    return _undecided(gate, beside.correct.get(JUDGED), beside.correct.get(other), limit)
 
 
 def _worst_gate(name: str, limit: float | None, beside: Beside) -> Json | None:
@@ -196,7 +189,7 @@ def _worst_gate(name: str, limit: float | None, beside: Beside) -> Json | None:
         return None
     kind = "class" if name == "worst_class_drop" else "slice"
     columns = ["class"] if kind == "class" else [column for column in beside.slices if column != "class"]
-    rows = [{**row, "column": column} for column in columns for row in beside.slices.get(column, ())]
+    rows: list[Json] = [{**row, "column": column} for column in columns for row in beside.slices.get(column, ())]
     if not rows:
         why = "There are no slices: name columns under data.metadata." if kind == "slice" else "No classes are known."
         return gate_of(name, None, limit, None, why)
@@ -240,7 +233,7 @@ def _ceiling_gate(name: str, limit: float | None, arms: Mapping[str, Any], besid
         return _against_ceiling(name, value, interval, limit, said, f"the {limit:g} allowed")
     said = _flips_said(beside.what, "the teacher", value, interval)
     gate = _against_ceiling(name, value, interval, limit, said, f"the {100 * limit:.3g}% allowed")
-    return _flips_undecided(gate, beside.correct.get(JUDGED), beside.correct.get("teacher"), limit, beside)
+    return _flips_undecided(gate, beside.correct.get(JUDGED), beside.correct.get("teacher"), limit)
 
 
 def _baseline_gate(limit: float | None, beside: Beside) -> Json | None:
@@ -252,7 +245,7 @@ def _baseline_gate(limit: float | None, beside: Beside) -> Json | None:
         return gate_of(name, value, limit, None, _NO_INTERVAL)
     said = _flips_said(beside.what, "the baseline", value, interval)
     gate = _against_ceiling(name, value, interval, limit, said, f"the {100 * limit:.3g}% allowed")
-    return _flips_undecided(gate, beside.correct.get(JUDGED), beside.baseline_correct, limit, beside)
+    return _flips_undecided(gate, beside.correct.get(JUDGED), beside.baseline_correct, limit)
 
 
 def _flips_said(what: str, other: str, value: float, interval: Sequence[float]) -> str:
@@ -260,13 +253,11 @@ def _flips_said(what: str, other: str, value: float, interval: Sequence[float]) 
     return f"{what} is wrong where {other} is right on {value:.1%} of the test examples (95% interval: {low:.1%} to {high:.1%})"
 
 
-def _flips_undecided(
-    gate: Json, correct: NDArray[Any] | None, other: NDArray[Any] | None, limit: float, beside: Beside
-) -> Json:
+def _flips_undecided(gate: Json, correct: NDArray[Any] | None, other: NDArray[Any] | None, limit: float) -> Json:
     if gate["passed"] is not None or correct is None or other is None:
         return gate
     flips = ((np.asarray(correct) == 0) & (np.asarray(other) == 1)).astype(np.float64)
-    return _undecided(gate, flips, np.zeros_like(flips), limit, beside.one_model)
+    return _undecided(gate, flips, np.zeros_like(flips), limit)
 
 
 def _against_ceiling(name: str, value: float, interval: Sequence[float], limit: float, said: str, allowed: str) -> Json:
@@ -287,18 +278,35 @@ def _against_ceiling(name: str, value: float, interval: Sequence[float], limit: 
 def _ratio_gate(name: str, limit: float | None, cost: Mapping[str, Any], what: str) -> Json | None:
     if limit is None:
         return None
+    kind = "size" if name == "size_ratio" else "latency"
 
     def measure(who: str) -> float:
-        return cost[who]["bytes"] if name == "size_ratio" else cost[who]["latency_ms"]["p50"]
+        return cost[who]["bytes"] if kind == "size" else cost[who]["latency_ms"]["p50"]
 
-    kind = "size" if name == "size_ratio" else "latency"
     if "teacher" not in cost or not measure("teacher"):
         why = f"The teacher's {kind} could not be measured here: it is no module that this machine runs."
         return gate_of(name, None, limit, None, why)
     ratio = measure("student") / measure("teacher")
     share = f"{100 * ratio:.3g}% of the teacher's"
-    said = {
-        "size_ratio": f"{what}'s weights take {share} bytes",
-        "latency_ratio": f"{what} takes {share} time to answer one example ({measure('student'):.2g} ms)",
-    }[name]
-    return gate_of(name, ratio, limit, ratio <= limit, f"{said}; at most {100 * limit:.3g}% is allowed.")
+    if kind == "size":
+        said = f"{what}'s weights take {share} bytes"
+        return gate_of(name, ratio, limit, ratio <= limit, f"{said}; at most {100 * limit:.3g}% is allowed.")
+    said = f"{what} takes {share} time to answer one example ({measure('student'):.2g} ms)"
+    low, high = _ratio_spread(cost, ratio)
+    allowed = f"at most {100 * limit:.3g}% is allowed"
+    if low <= limit < high:
+        why = (
+            f"{said}; {allowed}, and the medians move so much between processes that it may be {100 * low:.3g}% to {100 * high:.3g}%: "
+            "measure longer (--seconds), on a machine that does nothing else."
+        )
+        return gate_of(name, ratio, limit, None, why)
+    return gate_of(name, ratio, limit, ratio <= limit, f"{said}; {allowed}.")
+
+
+def _ratio_spread(cost: Mapping[str, Any], ratio: float) -> tuple[float, float]:
+    """The least and greatest ratio of latencies that the spreads of both medians allow; the ratio itself where none were kept."""
+    spreads = [cost[who]["latency_ms"].get("spread") for who in ("student", "teacher")]
+    if None in spreads or spreads[1][0] <= 0:
+        return ratio, ratio
+    (low, high), (teacher_low, teacher_high) = spreads
+    return low / teacher_high, high / teacher_low

@@ -22,6 +22,7 @@ from tutelage.evaluation import classification_metrics, fit_temperature
 from tutelage.export import (
     Artefact,
     Format,
+    ModuleRunner,
     Runner,
     check_destination,
     check_parity,
@@ -33,10 +34,8 @@ from tutelage.export import (
     staging,
     to_executorch,
     to_onnx,
-    to_safetensors,
 )
 from tutelage.export.artefacts import README
-from tutelage.export.hub_folder import ModuleRunner
 from tutelage.export.onnx_format import OnnxRunner
 from tutelage.export.parity import FP32_TOLERANCE, Parity
 from tutelage.export.quantising import quantise_onnx
@@ -236,6 +235,8 @@ def _build(run: FinishedRun, student: nn.Module, staged: Path, to: Format, int8:
     if processing is not None and to != "safetensors":
         processing.save_pretrained(staged)
     if to == "safetensors":
+        from tutelage.export.hub_folder import to_safetensors
+
         found = to_safetensors(student, staged, processing, **_code(run))
         logits = TensorSpec("logits", "float32", ("batch", len(run.result["classes"])))
         return Built(

@@ -1,0 +1,230 @@
+"""The artefact itself answers on the test split, and is judged by what it says there."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import blobs, splits, study
+
+from tutelage import Study
+from tutelage.errors import ConfigError, ExportError
+from tutelage.export import Artefact, open_runner, read_artefact
+from tutelage.studies import Gates, checking
+from tutelage.studies.checking import Price, check_artefact
+from tutelage.studies.finished import FinishedRun, open_run
+from tutelage.studies.shipping import export_student, read_shipped
+
+DEVICES = ["phone", "tablet", "desktop"]
+ROWS = [
+    {
+        "model": model,
+        "threads": threads,
+        "batch": batch,
+        "length": None,
+        "p50": time * batch,
+        "spread": [0.9 * time, 1.1 * time],
+        "throughput": 1e3 / time,
+    }
+    for model, time in (("teacher", 2.0), ("student", 0.5), ("onnx", 0.25))
+    for threads in (1, 2)
+    for batch in (1, 32)
+]
+
+
+class Stopwatch:
+    """Stands for the measuring, which has tests of its own; it notes who was measured."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, subjects: Any, **_: Any) -> "Stopwatch":
+        self.names = [subject.name for subject in subjects]
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cpu": {"name": "a cpu"}, "rows": [dict(row) for row in ROWS], "memory": {}}
+
+
+@pytest.fixture(autouse=True)
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    watch = Stopwatch()
+    monkeypatch.setattr(checking, "measure_running", watch)
+    return watch
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    test = blobs(45, 3)
+    test = replace(test, metadata={"device": [DEVICES[index % 3] for index in range(45)]})
+    gates = Gates(
+        accuracy_drop_vs_teacher=0.3,
+        gain_over_scratch=-0.5,
+        size_ratio=20.0,
+        latency_ratio=0.2,
+        worst_class_drop=0.9,
+        worst_slice_drop=0.9,
+        negative_flips_vs_baseline=0.5,
+        ece=0.9,
+    )
+    ran = study(splits=replace(splits(), test=test), gates=gates, seeds=3)
+    ran.run(folder)
+    export_student(open_run(ran, folder), "onnx")
+    return ran, folder
+
+
+@pytest.fixture
+def run(exported: tuple[Study, Path], tmp_path: Path) -> FinishedRun:
+    shutil.copytree(exported[1], tmp_path / "run")
+    return open_run(exported[0], tmp_path / "run")
+
+
+@pytest.fixture
+def artefact(run: FinishedRun) -> Artefact:
+    return read_artefact(run.folder / "export" / "onnx")
+
+
+def right(artefact: Artefact, run: FinishedRun) -> Any:
+    logits = open_runner(artefact)(run.study.splits.test.inputs)
+    return logits.argmax(1) == run.study.splits.test.known_labels.numpy()
+
+
+def test_the_numbers_are_the_artefacts_own(run: FinishedRun, artefact: Artefact) -> None:
+    """The trained student's numbers under the artefact's name would pass any ruined export."""
+    check = check_artefact(run, "onnx", artefact)
+    assert check["test"]["metrics"]["accuracy"] == pytest.approx(right(artefact, run).mean())
+    assert check["test"]["examples"] == 45
+    assert {(row["a"], row["b"]) for row in check["comparisons"]} == {
+        ("artefact", other) for other in ("teacher", "student", "scratch", "label_smoothing")
+    }
+    against = {row["b"]: row for row in check["comparisons"] if row["metric"] == "accuracy"}
+    assert against["teacher"]["seeds"] == 1
+    assert against["scratch"]["seeds"] == 3
+    assert against["student"]["difference"] == 0.0
+    assert read_shipped(run.folder)["artefacts"]["onnx"]["check"] == check
+
+
+def test_every_gate_that_was_set_is_asked_of_it(run: FinishedRun, artefact: Artefact, stopwatch: Stopwatch) -> None:
+    """A gate that is silently left out lets through what it was set against."""
+    check = check_artefact(run, "onnx", artefact, baseline=artefact)
+    gates = {gate["name"]: gate for gate in check["gates"]}
+    asked = {name for name, limit in vars(run.study.gates).items() if limit is not None}
+    assert set(gates) == asked | {"parity"}
+    assert gates["parity"]["passed"]
+    assert gates["size_ratio"]["value"] == pytest.approx(artefact.bytes / (4 * (8 * 3 + 3)))
+    assert gates["latency_ratio"]["value"] == pytest.approx(0.25 / 2.0)
+    assert stopwatch.names == ["teacher", "student", "onnx"]
+    assert set(check["slices"]) == {"class", "device"}
+    assert {row["slice"] for row in check["slices"]["device"]} == set(DEVICES)
+    assert check["decision"] == "ship"
+
+
+def test_a_gate_that_fails_rejects_and_no_gates_at_all_hold(run: FinishedRun, artefact: Artefact) -> None:
+    """'Reject' must come of one failure, and 'ship' never of nothing asked."""
+    strict = replace(run, study=replace(run.study, gates=replace(run.study.gates, latency_ratio=0.1)))
+    assert check_artefact(strict, "onnx", artefact)["decision"] == "reject"
+    unasked = Gates(accuracy_drop_vs_teacher=None, gain_over_scratch=None)
+    none = replace(run, study=replace(run.study, gates=unasked))
+    check = check_artefact(none, "onnx", artefact)
+    assert [gate["name"] for gate in check["gates"]] == ["parity"]
+    assert check["decision"] == "hold"
+
+
+def test_parity_is_asked_again_and_fails_the_check(
+    run: FinishedRun, artefact: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another runtime's version on the deploying machine may answer otherwise than the one that exported."""
+
+    def shifted(*arguments: Any) -> Any:
+        inner = open_runner(artefact)
+        return lambda inputs: inner(inputs) + np.float32(0.01)
+
+    monkeypatch.setattr(checking, "runner_of", shifted)
+    check = check_artefact(run, "onnx", artefact)
+    assert check["decision"] == "reject"
+    assert check["gates"][0]["name"] == "parity"
+    assert check["gates"][0]["passed"] is False
+
+
+def test_flips_against_a_baseline_are_counted(run: FinishedRun, artefact: Artefact, tmp_path: Path) -> None:
+    """A release with the same accuracy may break other examples than before, and users notice those."""
+    mine = artefact.manifest["run"]["seed"]
+    other = next(seed for seed in run.seeds if seed != mine)
+    baseline = export_student(run, "onnx", seed=other, out=tmp_path / "before")
+    check = check_artefact(run, "onnx", artefact, baseline=baseline)
+    expected = (right(baseline, run) & ~right(artefact, run)).mean()
+    assert check["flips"]["baseline"]["rate"] == pytest.approx(expected)
+    assert check["flips"]["baseline"]["accuracy"] == pytest.approx(right(baseline, run).mean())
+    low, high = check["flips"]["baseline"]["ci95"]
+    assert low <= expected <= high
+    assert check_artefact(run, "onnx", artefact, baseline=artefact)["flips"]["baseline"]["rate"] == 0.0
+
+
+def renamed(artefact: Artefact, **changes: Any) -> Artefact:
+    return replace(artefact, manifest={**artefact.manifest, **changes})
+
+
+def test_a_baselines_classes_are_matched_by_name(run: FinishedRun, artefact: Artefact) -> None:
+    """An older artefact may number its classes otherwise: every answer would count as a flip, or none."""
+    flips = check_artefact(run, "onnx", artefact, baseline=renamed(artefact, classes=["1", "0", "2"]))["flips"]
+    test = run.study.splits.test
+    said = open_runner(artefact)(test.inputs)[:, [1, 0, 2]].argmax(1) == test.known_labels.numpy()
+    assert flips["baseline"]["rate"] == pytest.approx((said & ~right(artefact, run)).mean())
+    with pytest.raises(ExportError, match="tells 2 classes apart"):
+        check_artefact(run, "onnx", artefact, baseline=renamed(artefact, classes=["0", "1"]))
+    steps = {"steps": ["Normalise(mean=9, std=1)"], "tokenizer": False, "max_length": None}
+    with pytest.raises(ExportError, match="other preprocessing"):
+        check_artefact(run, "onnx", artefact, baseline=renamed(artefact, preprocessing=steps))
+
+
+def test_another_runs_artefact_is_refused(run: FinishedRun, artefact: Artefact) -> None:
+    """It would be shipped on the evidence of a model that it is not."""
+    with pytest.raises(ExportError, match="another run"):
+        check_artefact(
+            run,
+            "onnx",
+            renamed(artefact, run={**artefact.manifest["run"], "config_sha256": "0" * 64, "title": "other"}),
+        )
+    with pytest.raises(ExportError, match="other classes"):
+        check_artefact(run, "onnx", renamed(artefact, classes=["a", "b", "c"]))
+
+
+def test_calibration_is_that_of_the_tempered_logits(run: FinishedRun, artefact: Artefact) -> None:
+    """The temperature is shipped with the artefact: an ECE without it is of something nobody runs."""
+    from tutelage.evaluation import classification_metrics
+
+    test = run.study.splits.test
+    logits = open_runner(artefact)(test.inputs) / 5.0
+    hot = check_artefact(run, "onnx", renamed(artefact, temperature=5.0))
+    expected = classification_metrics(logits, test.known_labels.numpy())
+    assert hot["test"]["metrics"]["ece"] == pytest.approx(expected["ece"])
+    assert hot["test"]["metrics"]["nll"] == pytest.approx(expected["nll"])
+
+
+def test_a_million_inferences_are_priced_at_the_best_throughput(run: FinishedRun, artefact: Artefact) -> None:
+    """At batch 1 on a machine with many cores the estimate would be many times what a busy one costs."""
+    check_artefact(run, "onnx", artefact, price=Price(3.6, "€"))
+    price = read_shipped(run.folder)["measured"]["price"]
+    assert price["currency"] == "€"
+    assert price["per_million"]["onnx"] == pytest.approx(3.6 / 3600 / 4000 * 1e6)
+    with pytest.raises(ConfigError, match="expected more than 0"):
+        Price(0.0)
+
+
+def test_the_test_split_alone_decides(run: FinishedRun, artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation examples have chosen seed, temperature and int8 settings: judged on them the artefact would look better."""
+    asked: list[torch.Tensor] = []
+    inner = checking.answers
+
+    def watching(runner: Any, transfer_set: Any) -> Any:
+        asked.append(transfer_set.ids)
+        return inner(runner, transfer_set)
+
+    monkeypatch.setattr(checking, "answers", watching)
+    check_artefact(run, "onnx", artefact)
+    assert len(asked) == 1
+    assert torch.equal(asked[0], run.study.splits.test.ids)
