@@ -125,9 +125,20 @@ def test_an_unchecked_artefact_is_shown_on_validation() -> None:
     assert "0.096 0.013" in answers[3]
     assert "0.101 0.024" in answers[2]
     assert "Not in the plot: Teacher" in found.one("shipped")
+    assert "the line through it" not in found.one("shipped")
+    assert "the line through it the 95% interval" in page(several()).one("shipped")
     unhelped = one()
     unhelped["artefacts"]["onnx"]["calibration"]["helps"] = False
     assert "0.103 0.025" in rows_of(page(unhelped), "What they answer")[3]
+
+
+def test_calibration_before_and_after() -> None:
+    """Beside the temperature of 1 that is kept, the numbers of the one that was tried would be a riddle."""
+    rows = rows_of(page(reject()), "On validation examples")
+    assert rows[1:] == [
+        "onnx 1.31 stored with it 0.103 0.096 0.025 0.013",
+        "onnx-int8 0.768 not used 0.103 0.096 0.025 0.013",
+    ]
 
 
 def test_seeds_are_not_mixed_up() -> None:

@@ -153,7 +153,8 @@ def plot(rows: Sequence[Standing], conditions: str) -> View:
             "median latency, logarithmic",
             (lambda tick: f"{tick:,g} ms", lambda tick: f"{decimal(100 * tick, places)}%"),
         )
-    return {"chart": chart, "chart_split": split, "chart_without": absent}
+    whiskers = any(bubble.ci is not None for bubble in bubbles)
+    return {"chart": chart, "chart_split": split, "chart_without": absent, "whiskers": whiskers}
 
 
 def answer_row(row: Standing) -> View:
@@ -213,7 +214,9 @@ def calibration_row(name: str, artefact: Record, rows: Sequence[Standing]) -> Vi
     if not found:
         return None
     pairs = {key: before_and_after(found.get(key)) for key in ("nll", "ece")}
-    temperature, row = number(found.get("temperature")), _row(rows, name)
+    # what does not help is left at 1, and before and after are those of the temperature that was tried
+    tried = number(found.get("fitted"))
+    temperature, row = number(found.get("temperature")) if tried is None else tried, _row(rows, name)
     return {
         "name": name,
         "key": key_mark(row.slot, row.shape),
