@@ -23,7 +23,10 @@ from tutelage.export import (
     Subject,
     check_parity,
     cost_per_million,
+    input_specs,
+    inspect_onnx,
     measure_running,
+    named,
     parity_cases,
 )
 from tutelage.export.specs import LENGTH
@@ -233,8 +236,8 @@ def _inspect(artefact: Artefact) -> None:
     facts = inspect_onnx(artefact.model)
     if facts.inputs != artefact.inputs:
         raise ExportError(
-            f"{artefact.model} takes {_some([spec.name for spec in facts.inputs])} in other shapes or types than its manifest says: it would be "
-            "fed what it does not expect; export it anew"
+            f"{artefact.model} takes {_some([spec.name for spec in facts.inputs])} in other shapes or types than its manifest says: it "
+            "would be fed what it does not expect; export it anew"
         )
 
 

@@ -71,7 +71,7 @@ def slice_tables(
         test: the test split.
         class_names: C names.
     """
-    classes = [class_names[label] for label in test.known_labels.tolist()]
+    classes = [class_names[int(label)] for label in test.known_labels.tolist()]
     columns: dict[str, list[str]] = {column: list(values) for column, values in (test.metadata or {}).items()}
     # the worst slice is picked from all columns together, so all of them share the confidence
     family = sum(count >= MIN_EXAMPLES for values in columns.values() for count in Counter(values).values())
