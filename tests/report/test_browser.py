@@ -44,8 +44,9 @@ OVERLAP = """Math.max(-1, ...[...document.querySelectorAll('.chart .value')].map
 BEYOND = """[...document.querySelectorAll('.chart .name, [aria-labelledby^=chart-shipped] *')].filter(t => {
   const r = t.getBoundingClientRect(), c = t.closest('.chart').getBoundingClientRect();
   return r.width && (r.right > c.right + 1 || r.left < c.left - 1); }).map(t => t.textContent)"""
-# names in the plot of artefacts that overlap each other
-CROWDED = """(() => { const all = [...document.querySelectorAll('.chart .name.from, .chart .name.to')]
+# names and ticks in the plot of artefacts that overlap each other
+CROWDED = """(() => { const all =
+  [...document.querySelectorAll('.chart .name.from, .chart .name.to, [aria-labelledby^=chart-shipped] .tick')]
   .map(t => [t.textContent, t.getBoundingClientRect()]);
   return all.flatMap(([a, r], i) => all.slice(i + 1).filter(([, q]) =>
     r.left < q.right && q.left < r.right && r.top < q.bottom - 3 && q.top < r.bottom - 3).map(([b]) => [a, b])); })()"""

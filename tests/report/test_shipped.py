@@ -19,7 +19,7 @@ from tutelage.report import read_records, render_report, write_report
 from tutelage.report.artefacts import bulk, single, standings
 from tutelage.report.bubbles import LARGEST, Bubble, bubble_chart, log_ticks
 from tutelage.report.gate_words import gate_needs
-from tutelage.report.words import agreement_text, figures, scientific, times
+from tutelage.report.words import agreement_text, figures, money, scientific, times
 
 
 def page(exported: dict[str, Any], run: dict[str, Any] | None = None) -> Page:
@@ -286,6 +286,7 @@ def test_numbers_in_words() -> None:
         "0",
     ]
     assert [scientific(value) for value in (3.64e-7, 0.02, 0)] == ["3.6×10⁻⁷", "0.0200", "0"]
+    assert [money("0.09", currency) for currency in ("$", "USD", "")] == ["$0.09", "0.09 USD", "0.09"]
     # an agreement that is not complete is not written as complete
     assert [agreement_text(value) for value in (1, 0.99996, 0.9971, None)] == ["100%", "99.996%", "99.7%", "—"]
     assert [times(share, "faster") for share in (0.1, 2.0, 1.0, None)] == [

@@ -31,6 +31,7 @@ from tutelage.report.words import (
     bytes_text,
     decimal,
     figures,
+    money,
     plural,
     scientific,
     sentence,
@@ -150,8 +151,8 @@ def plot(rows: Sequence[Standing], conditions: str) -> View:
             "Size, latency and accuracy of teacher, student and artefacts",
             "; ".join(bubble.tip for bubble in bubbles) + f". Accuracy on the {split} split; latency at {conditions}.",
             bubbles,
-            "median latency, logarithmic",
-            (lambda tick: f"{tick:,g} ms", lambda tick: f"{decimal(100 * tick, places)}%"),
+            "median latency in ms, logarithmic",
+            (lambda tick: f"{tick:,g}", lambda tick: f"{decimal(100 * tick, places)}%"),
         )
     whiskers = any(bubble.ci is not None for bubble in bubbles)
     return {"chart": chart, "chart_split": split, "chart_without": absent, "whiskers": whiskers}
@@ -193,7 +194,7 @@ def cost_row(row: Standing, teacher: Standing | None, currency: str) -> View:
         "throughput": MISSING if row.throughput is None else f"{figures(row.throughput)}/s",
         "memory": MISSING if row.memory is None else bytes_text(row.memory),
         "runtime": "" if row.runtime is None else f"{bytes_text(row.runtime)} without it",
-        "price": MISSING if row.price is None else f"{figures(row.price)} {currency}".rstrip(),
+        "price": MISSING if row.price is None else money(figures(row.price), currency),
     }
 
 
@@ -205,7 +206,7 @@ def currency_of(shipped: Record) -> str:
 def price_words(shipped: Record) -> str:
     """At what price the cost of a million inferences was reckoned; empty where none was given."""
     per_hour = number(mapping(mapping(shipped.get("measured")).get("price")).get("per_hour"))
-    return "" if per_hour is None else f"{per_hour:g} {currency_of(shipped)}".rstrip() + " an hour"
+    return "" if per_hour is None else f"{money(f'{per_hour:g}', currency_of(shipped))} an hour"
 
 
 def calibration_row(name: str, artefact: Record, rows: Sequence[Standing]) -> View | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +97,7 @@ def side_by_side_lines(result: Record, shipped: Record, name: str) -> list[str]:
         ("Cost of a million", [row["price"] for row in costs]),
     ]
     # a line that nobody has a number for says nothing
-    known = [[what, *cells] for what, cells in lines if any(cell[:1].isdigit() for cell in cells)]
+    known = [[what, *cells] for what, cells in lines if any(re.search(r"\d", cell) for cell in cells)]
     head = ["", *(row.name for row in rows)]
     return ["### Trained and exported", "", *table(head, known, right=range(1, len(head)))]
 

@@ -267,6 +267,13 @@ def figures(value: float) -> str:
     return scientific(value) if places > 9 else f"{rounded:,.{places}f}"
 
 
+def money(amount: str, currency: str) -> str:
+    """``$0.09``, ``0.09 USD``, or the bare number where no currency is named."""
+    if not currency:
+        return amount
+    return f"{amount} {currency}" if any(letter.isalpha() for letter in currency) else f"{currency}{amount}"
+
+
 def scientific(value: float) -> str:
     """Two figures and a power of ten for what is far below 1: ``3.6×10⁻⁷``."""
     if value == 0 or abs(value) >= 0.001:
