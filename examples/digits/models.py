@@ -22,3 +22,19 @@ def teacher() -> nn.Module:
 def student() -> nn.Module:
     """One hidden layer of 64 units: 4,810 parameters."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def small_cnn() -> nn.Module:
+    """A student that sees strokes too: two convolutions, 2,458 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * 2 * 2, 16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )

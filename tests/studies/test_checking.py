@@ -14,7 +14,7 @@ from tutelage import Study
 from tutelage.errors import ConfigError, ExportError
 from tutelage.export import Artefact, open_runner, read_artefact
 from tutelage.studies import Gates, checking
-from tutelage.studies.checking import Price, check_artefact
+from tutelage.studies.checking import Price, check_artefact, measure_shipped
 from tutelage.studies.finished import FinishedRun, open_run
 from tutelage.studies.shipping import export_student, read_shipped
 
@@ -88,6 +88,10 @@ def artefact(run: FinishedRun) -> Artefact:
     return read_artefact(run.folder / "export" / "onnx")
 
 
+def checked(run: FinishedRun, artefact: Artefact, price: Price | None = None, **options: Any) -> dict[str, Any]:
+    return check_artefact(run, "onnx", artefact, measure_shipped(run, {"onnx": artefact}, price=price), **options)
+
+
 def right(artefact: Artefact, run: FinishedRun) -> Any:
     logits = open_runner(artefact)(run.study.splits.test.inputs)
     return logits.argmax(1) == run.study.splits.test.known_labels.numpy()
@@ -95,7 +99,7 @@ def right(artefact: Artefact, run: FinishedRun) -> Any:
 
 def test_the_numbers_are_the_artefacts_own(run: FinishedRun, artefact: Artefact) -> None:
     """The trained student's numbers under the artefact's name would pass any ruined export."""
-    check = check_artefact(run, "onnx", artefact)
+    check = checked(run, artefact)
     assert check["test"]["metrics"]["accuracy"] == pytest.approx(right(artefact, run).mean())
     assert check["test"]["examples"] == 45
     assert {(row["a"], row["b"]) for row in check["comparisons"]} == {
@@ -110,7 +114,7 @@ def test_the_numbers_are_the_artefacts_own(run: FinishedRun, artefact: Artefact)
 
 def test_every_gate_that_was_set_is_asked_of_it(run: FinishedRun, artefact: Artefact, stopwatch: Stopwatch) -> None:
     """A gate that is silently left out lets through what it was set against."""
-    check = check_artefact(run, "onnx", artefact, baseline=artefact)
+    check = checked(run, artefact, baseline=artefact)
     gates = {gate["name"]: gate for gate in check["gates"]}
     asked = {name for name, limit in vars(run.study.gates).items() if limit is not None}
     assert set(gates) == asked | {"parity"}
@@ -126,10 +130,10 @@ def test_every_gate_that_was_set_is_asked_of_it(run: FinishedRun, artefact: Arte
 def test_a_gate_that_fails_rejects_and_no_gates_at_all_hold(run: FinishedRun, artefact: Artefact) -> None:
     """'Reject' must come of one failure, and 'ship' never of nothing asked."""
     strict = replace(run, study=replace(run.study, gates=replace(run.study.gates, latency_ratio=0.1)))
-    assert check_artefact(strict, "onnx", artefact)["decision"] == "reject"
+    assert checked(strict, artefact)["decision"] == "reject"
     unasked = Gates(accuracy_drop_vs_teacher=None, gain_over_scratch=None)
     none = replace(run, study=replace(run.study, gates=unasked))
-    check = check_artefact(none, "onnx", artefact)
+    check = checked(none, artefact)
     assert [gate["name"] for gate in check["gates"]] == ["parity"]
     assert check["decision"] == "hold"
 
@@ -144,7 +148,7 @@ def test_parity_is_asked_again_and_fails_the_check(
         return lambda inputs: inner(inputs) + np.float32(0.01)
 
     monkeypatch.setattr(checking, "runner_of", shifted)
-    check = check_artefact(run, "onnx", artefact)
+    check = checked(run, artefact)
     assert check["decision"] == "reject"
     assert check["gates"][0]["name"] == "parity"
     assert check["gates"][0]["passed"] is False
@@ -155,13 +159,13 @@ def test_flips_against_a_baseline_are_counted(run: FinishedRun, artefact: Artefa
     mine = artefact.manifest["run"]["seed"]
     other = next(seed for seed in run.seeds if seed != mine)
     baseline = export_student(run, "onnx", seed=other, out=tmp_path / "before")
-    check = check_artefact(run, "onnx", artefact, baseline=baseline)
+    check = checked(run, artefact, baseline=baseline)
     expected = (right(baseline, run) & ~right(artefact, run)).mean()
     assert check["flips"]["baseline"]["rate"] == pytest.approx(expected)
     assert check["flips"]["baseline"]["accuracy"] == pytest.approx(right(baseline, run).mean())
     low, high = check["flips"]["baseline"]["ci95"]
     assert low <= expected <= high
-    assert check_artefact(run, "onnx", artefact, baseline=artefact)["flips"]["baseline"]["rate"] == 0.0
+    assert checked(run, artefact, baseline=artefact)["flips"]["baseline"]["rate"] == 0.0
 
 
 def renamed(artefact: Artefact, **changes: Any) -> Artefact:
@@ -170,27 +174,26 @@ def renamed(artefact: Artefact, **changes: Any) -> Artefact:
 
 def test_a_baselines_classes_are_matched_by_name(run: FinishedRun, artefact: Artefact) -> None:
     """An older artefact may number its classes otherwise: every answer would count as a flip, or none."""
-    flips = check_artefact(run, "onnx", artefact, baseline=renamed(artefact, classes=["1", "0", "2"]))["flips"]
+    flips = checked(run, artefact, baseline=renamed(artefact, classes=["1", "0", "2"]))["flips"]
     test = run.study.splits.test
     said = open_runner(artefact)(test.inputs)[:, [1, 0, 2]].argmax(1) == test.known_labels.numpy()
     assert flips["baseline"]["rate"] == pytest.approx((said & ~right(artefact, run)).mean())
     with pytest.raises(ExportError, match="tells 2 classes apart"):
-        check_artefact(run, "onnx", artefact, baseline=renamed(artefact, classes=["0", "1"]))
+        checked(run, artefact, baseline=renamed(artefact, classes=["0", "1"]))
     steps = {"steps": ["Normalise(mean=9, std=1)"], "tokenizer": False, "max_length": None}
     with pytest.raises(ExportError, match="other preprocessing"):
-        check_artefact(run, "onnx", artefact, baseline=renamed(artefact, preprocessing=steps))
+        checked(run, artefact, baseline=renamed(artefact, preprocessing=steps))
 
 
 def test_another_runs_artefact_is_refused(run: FinishedRun, artefact: Artefact) -> None:
     """It would be shipped on the evidence of a model that it is not."""
     with pytest.raises(ExportError, match="another run"):
-        check_artefact(
+        checked(
             run,
-            "onnx",
             renamed(artefact, run={**artefact.manifest["run"], "config_sha256": "0" * 64, "title": "other"}),
         )
     with pytest.raises(ExportError, match="other classes"):
-        check_artefact(run, "onnx", renamed(artefact, classes=["a", "b", "c"]))
+        checked(run, renamed(artefact, classes=["a", "b", "c"]))
 
 
 def test_calibration_is_that_of_the_tempered_logits(run: FinishedRun, artefact: Artefact) -> None:
@@ -199,7 +202,7 @@ def test_calibration_is_that_of_the_tempered_logits(run: FinishedRun, artefact: 
 
     test = run.study.splits.test
     logits = open_runner(artefact)(test.inputs) / 5.0
-    hot = check_artefact(run, "onnx", renamed(artefact, temperature=5.0))
+    hot = checked(run, renamed(artefact, temperature=5.0))
     expected = classification_metrics(logits, test.known_labels.numpy())
     assert hot["test"]["metrics"]["ece"] == pytest.approx(expected["ece"])
     assert hot["test"]["metrics"]["nll"] == pytest.approx(expected["nll"])
@@ -207,7 +210,7 @@ def test_calibration_is_that_of_the_tempered_logits(run: FinishedRun, artefact: 
 
 def test_a_million_inferences_are_priced_at_the_best_throughput(run: FinishedRun, artefact: Artefact) -> None:
     """At batch 1 on a machine with many cores the estimate would be many times what a busy one costs."""
-    check_artefact(run, "onnx", artefact, price=Price(3.6, "€"))
+    checked(run, artefact, price=Price(3.6, "€"))
     price = read_shipped(run.folder)["measured"]["price"]
     assert price["currency"] == "€"
     assert price["per_million"]["onnx"] == pytest.approx(3.6 / 3600 / 4000 * 1e6)
@@ -225,6 +228,6 @@ def test_the_test_split_alone_decides(run: FinishedRun, artefact: Artefact, monk
         return inner(runner, transfer_set)
 
     monkeypatch.setattr(checking, "answers", watching)
-    check_artefact(run, "onnx", artefact)
+    checked(run, artefact)
     assert len(asked) == 1
     assert torch.equal(asked[0], run.study.splits.test.ids)

@@ -119,7 +119,7 @@ def check(
     from tutelage.export import read_artefact
     from tutelage.report import markdown_summary, model_card, write_report
     from tutelage.report.tracking import log_to_mlflow, require_mlflow
-    from tutelage.studies.checking import check_artefact
+    from tutelage.studies.checking import check_artefact, measure_shipped
     from tutelage.studies.shipping import read_shipped
 
     asked = _price(price, currency)
@@ -128,7 +128,9 @@ def check(
     name, folder = _asked_artefact(run, artefact)
     judged = read_artefact(folder)
     before = read_artefact(baseline) if baseline is not None else None
-    verdict = check_artefact(found, name, judged, baseline=before, price=asked, seconds=seconds, say=_say)
+    _say("measuring it as it runs, beside teacher and student")
+    measured = measure_shipped(found, _present(found, name, judged), price=asked, seconds=seconds)
+    verdict = check_artefact(found, name, judged, measured, baseline=before, say=_say)
     shipped = read_shipped(run)
     page = write_report(run)
     summarise_check(name, found.result, shipped)
@@ -145,36 +147,10 @@ def check(
 
 
 def _open(run: Path, config: Path | None) -> FinishedRun:
-    """The finished run in a folder, its study put together again from the config that it left."""
-    from tutelage.config import load_config
-    from tutelage.report.record import mapping
-    from tutelage.studies.finished import open_run, read_result
-
-    result = read_result(run)
-    written = run / "config.yaml"
-    if config is not None:
-        home = config if config.is_dir() else config.parent
-        if not config.exists():
-            raise ConfigError(
-                f"--config {config} does not exist: name the config that was run, or the folder it lies in"
-            )
-    else:
-        recorded = mapping(result.get("provenance")).get("config_folder")
-        if not isinstance(recorded, str):
-            raise ConfigError(
-                f"{run} does not say where its config lies, so its models and data cannot be found: give --config; a study that was run "
-                "from Python is exported with tutelage.studies.export_student"
-            )
-        home = run / recorded
-        if not home.is_dir():
-            raise ConfigError(
-                f"the config of {run} lay in {home.resolve()}, which is not there any more: give --config, the config that was run or the "
-                "folder it lies in now"
-            )
-    from tutelage.config.building import build_study
+    from tutelage.config.reopening import reopen
 
     quieten_libraries()
-    return open_run(build_study(load_config(written), home, mapping(result.get("provenance")).get("command", "")), run)
+    return reopen(run, config)
 
 
 def _asked_artefact(run: Path, given: Path | None) -> tuple[str, Path]:

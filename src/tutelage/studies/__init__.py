@@ -1,8 +1,24 @@
-"""Arms × seeds → records → verdict."""
+"""Arms × seeds → records → verdict; a finished run → an artefact → its own verdict."""
 
 from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.checking import Price, check_artefact, measure_shipped
+from tutelage.studies.finished import FinishedRun, open_run
 from tutelage.studies.gates import Gates
 from tutelage.studies.judging import judge
+from tutelage.studies.shipping import export_student
 from tutelage.studies.study import Study, TeacherTraining
 
-__all__ = ["Gates", "Progress", "Silent", "Study", "TeacherTraining", "judge"]
+__all__ = [
+    "FinishedRun",
+    "Gates",
+    "Price",
+    "Progress",
+    "Silent",
+    "Study",
+    "TeacherTraining",
+    "check_artefact",
+    "export_student",
+    "judge",
+    "measure_shipped",
+    "open_run",
+]

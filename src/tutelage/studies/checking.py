@@ -78,10 +78,9 @@ def check_artefact(
     run: FinishedRun,
     name: str,
     artefact: Artefact,
+    measured: Mapping[str, Any],
     *,
     baseline: Artefact | None = None,
-    price: Price | None = None,
-    seconds: float = MEASURED_SECONDS,
     say: Say = lambda _: None,
 ) -> Json:
     """Judge an artefact by the run's gates, and write what was found into ``shipped.json``.
@@ -93,9 +92,8 @@ def check_artefact(
         run: the run that made it.
         name: what it is called in ``shipped.json``.
         artefact: it, verified.
+        measured: what :func:`measure_shipped` found of it, of the teacher and of whatever was timed in the same turns.
         baseline: one that was shipped before, for the same classes; its flips are counted.
-        price: of the machine, for the cost of a million inferences.
-        seconds: of timing in all.
         say: hears in a line what is being done.
 
     Returns:
@@ -117,8 +115,6 @@ def check_artefact(
     slices = slice_tables(correct[JUDGED], correct["teacher"], test, run.result["classes"])
     record = arm_record("the artefact", [], logits[JUDGED], logits["teacher"][0], labels)
     compared = comparisons(JUDGED, logits, labels)
-    say("measuring it as it runs, beside teacher and student")
-    measured = measure_shipped(run, {name: artefact}, price=price, seconds=seconds)
     beside = Beside(
         correct={arm: values for arm, values in correct.items() if arm != "student"},
         slices=slices,
@@ -149,7 +145,7 @@ def check_artefact(
 
     def write(shipped: Json) -> None:
         shipped.setdefault("artefacts", {}).setdefault(name, {})["check"] = check
-        shipped["measured"] = measured
+        shipped["measured"] = dict(measured)
 
     update_shipped(run.folder, write)
     return check

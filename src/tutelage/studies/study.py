@@ -38,6 +38,7 @@ from tutelage.studies.yaml_text import to_yaml
 from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
 
 RESULT = "result.json"
+CONFIG = "config.yaml"
 CONTROLS = ("scratch", "label_smoothing")
 
 Json = dict[str, Any]
@@ -210,7 +211,7 @@ class Study:
             "slices": slices,
             "evidence": collect_evidence(curves, logits, self.splits.test, names, JUDGED),
         }
-        write_atomically(folder / "config.yaml", config_text)
+        write_atomically(folder / CONFIG, config_text)
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
         return result
 

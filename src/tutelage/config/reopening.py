@@ -1,0 +1,52 @@
+"""A finished run from its folder alone: the study is put together again from the config that the run left there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tutelage.config.building import build_study
+from tutelage.config.reading import load_config
+from tutelage.errors import ConfigError
+from tutelage.studies.finished import FinishedRun, open_run, read_result
+from tutelage.studies.study import CONFIG
+
+
+def reopen(run: Path, config: Path | None = None) -> FinishedRun:
+    """The finished run in a folder that ``tutelage run`` left.
+
+    What ran is read from the run's own ``config.yaml``; the models' code, the data and other files that it names are looked for
+    where the original config lies.
+
+    Args:
+        run: the folder.
+        config: the config that was run, or the folder it lies in now, where it has moved since.
+
+    Raises:
+        ConfigError: no finished run, or the config's folder is not known or not there.
+    """
+    result = read_result(run)
+    provenance = result.get("provenance", {})
+    home = _given(config) if config is not None else _recorded(run, provenance.get("config_folder"))
+    study = build_study(load_config(run / CONFIG), home, provenance.get("command", ""))
+    return open_run(study, run)
+
+
+def _given(config: Path) -> Path:
+    if not config.exists():
+        raise ConfigError(f"--config {config} does not exist: name the config that was run, or the folder it lies in")
+    return config if config.is_dir() else config.parent
+
+
+def _recorded(run: Path, folder: object) -> Path:
+    if not isinstance(folder, str):
+        raise ConfigError(
+            f"{run} does not say where its config lies, so its models and data cannot be found: give --config; a study that was run "
+            "from Python is opened with tutelage.studies.open_run(study, folder)"
+        )
+    home = run / folder
+    if not home.is_dir():
+        raise ConfigError(
+            f"the config of {run} lay in {home.resolve()}, which is not there any more: give --config, the config that was run or the "
+            "folder it lies in now"
+        )
+    return home
