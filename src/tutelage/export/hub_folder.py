@@ -82,7 +82,8 @@ def to_safetensors(
 
     Raises:
         ConfigError: ``code`` without ``reference``, or the reverse.
-        ExportError: the folder would not be read, or read as another model; the message says what would go wrong.
+        ExportError: the folder would not be read, or read as another model; the message says what would go wrong. What was
+            written by then is left: give a folder that is still to get its name.
     """
     model = unwrapped(model)
     if (code is None) != (reference is None):
