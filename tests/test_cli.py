@@ -116,25 +116,6 @@ def write_project(folder: Path) -> None:
     (folder / "config.yaml").write_text(CONFIG)
 
 
-class Left:
-    """How a command ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def tutelage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str) -> Left:
-        monkeypatch.setattr(sys, "argv", ["tutelage", *words])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return Left(int(left.value.code or 0), captured.out, captured.err)
-
-    return call
-
-
 def console(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The real command, in its own process."""
     quiet = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
@@ -324,7 +305,7 @@ def test_an_unknown_template_is_named_with_those_there_are(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     left = tutelage("init", "digit")
-    assert (left.code, left.err) == (2, "error: there is no template 'digit'; there are digits\n")
+    assert (left.code, left.err) == (2, "error: there is no template 'digit'; there are digits, fashion_mnist\n")
 
 
 def test_report_makes_the_page_anew(finished: Any, tmp_path: Path, tutelage: Any) -> None:

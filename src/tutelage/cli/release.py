@@ -83,7 +83,7 @@ def export(
         update_shipped(run, lambda shipped: shipped.update(measured=measured))
     shipped = read_shipped(run)
     page = write_report(run)
-    summarise_artefact(name, shipped)
+    summarise_artefact(name, shipped, timed=measure)
     typer.echo(f"\nartefact: {artefact.folder}\npage:     {page}")
 
 
@@ -107,6 +107,9 @@ def check(
     ] = None,
     card: Annotated[
         Path | None, typer.Option("--card", help="Write a model card for a model hub.", show_default=False)
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="The licence that the card names, e.g. apache-2.0.", show_default=False)
     ] = None,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Log verdict, metrics and artefact to MLflow.")] = False,
     seconds: _Seconds = 20.0,
@@ -139,7 +142,7 @@ def check(
         summary.write_text(markdown_summary(found.result, shipped, name), encoding="utf-8")
         typer.echo(f"summary:  {summary}")
     if card is not None:
-        card.write_text(model_card(found.result, shipped, name), encoding="utf-8")
+        card.write_text(model_card(found.result, shipped, name, license=license), encoding="utf-8")
         typer.echo(f"card:     {card}")
     if mlflow:
         typer.echo(f"mlflow:   {log_to_mlflow(found.result, shipped, name, folder)}")

@@ -45,8 +45,8 @@ def summarise(result: Mapping[str, Any]) -> None:
     _verdict(console, result["verdict"])
 
 
-def summarise_artefact(name: str, shipped: Mapping[str, Any]) -> None:
-    """An artefact that was just exported: how near it is to the student, its size, and its time beside the others'."""
+def summarise_artefact(name: str, shipped: Mapping[str, Any], *, timed: bool) -> None:
+    """An artefact that was just exported: how near it is to the student, its size, and, if timed, its time beside the others'."""
     from rich.console import Console
     from rich.text import Text
 
@@ -64,7 +64,7 @@ def summarise_artefact(name: str, shipped: Mapping[str, Any]) -> None:
     console.print(Text(f"\n{name}, the student of seed {entry['seed']}"))
     for line in lines:
         console.print(Text(f"  {line}"), soft_wrap=True)
-    _measured(console, shipped.get("measured"))
+    _measured(console, shipped.get("measured") if timed else None)
 
 
 def summarise_check(name: str, result: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:

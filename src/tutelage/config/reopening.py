@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tutelage.config.building import build_study
 from tutelage.config.reading import load_config
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, TutelageError
 from tutelage.studies.finished import FinishedRun, open_run, read_result
 from tutelage.studies.study import CONFIG
 
@@ -27,7 +27,14 @@ def reopen(run: Path, config: Path | None = None) -> FinishedRun:
     result = read_result(run)
     provenance = result.get("provenance", {})
     home = _given(config) if config is not None else _recorded(run, provenance.get("config_folder"))
-    study = build_study(load_config(run / CONFIG), home, provenance.get("command", ""))
+    try:
+        study = build_study(load_config(run / CONFIG), home, provenance.get("command", ""))
+    except TutelageError as error:
+        if config is not None:
+            raise
+        raise type(error)(
+            f"{error} (what {run / CONFIG} names was looked for in {home.resolve()}; if it lies elsewhere now, give --config)"
+        ) from error
     return open_run(study, run)
 
 

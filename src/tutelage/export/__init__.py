@@ -1,12 +1,13 @@
 """The student as it will run: ONNX, int8, mobile; an artefact with its hashes, and parity with the trained student."""
 
 from tutelage.export.artefacts import Artefact, Format, check_destination, commit, read_artefact, set_aside, staging
+from tutelage.export.hub_folder import ModuleRunner, to_safetensors
 from tutelage.export.mobile import ExecutorchRunner, to_executorch
 from tutelage.export.onnx_format import OnnxRunner, inspect_onnx, to_onnx
 from tutelage.export.parity import Parity, check_parity, parity_cases
 from tutelage.export.quantising import quantise_onnx
 from tutelage.export.readme import readme_text
-from tutelage.export.runners import ModuleRunner, open_runner
+from tutelage.export.runners import open_runner
 from tutelage.export.running import Subject, cost_per_million, measure_running
 from tutelage.export.specs import Runner, TensorSpec, input_specs, named
 
@@ -37,4 +38,5 @@ __all__ = [
     "staging",
     "to_executorch",
     "to_onnx",
+    "to_safetensors",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ExportError, ModelError
 from tutelage.export.onnx_inspection import first_line
-from tutelage.export.specs import BATCH, LENGTH, Runner, input_specs, named
+from tutelage.export.specs import BATCH, LENGTH, Runner, input_specs, named, taken_inputs
 from tutelage.models import class_logits
 from tutelage.models.calling import Inputs
 
@@ -40,7 +40,7 @@ class Trial:
         self._kind = type(model).__name__
         self._lone = isinstance(sample, Tensor)
         _check_batch(named(sample))
-        sample = sample if isinstance(sample, Tensor) else _taken(model, sample)
+        sample = sample if isinstance(sample, Tensor) else taken_inputs(model, sample)
         self._sample = named(sample)
         self.specs = input_specs(sample)
         given = self._common_length()
@@ -194,22 +194,6 @@ def _check_batch(sample: Mapping[str, Tensor]) -> None:
             f"the sample has {given}, expected at least one example, and as many in every tensor: the first axis is the batch, which "
             "the artefact leaves free"
         )
-
-
-def _taken(model: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the tensors that the model's forward is given: the exporter may take a size from any input, used or not."""
-    names: list[str] = []
-
-    def note(_: nn.Module, __: object, keywords: dict[str, Tensor]) -> None:
-        names.extend(keywords)
-
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            class_logits(model, sample)
-    finally:
-        handle.remove()
-    return {name: sample[name] for name in names}
 
 
 def _length_near(given: int, taken: set[int]) -> int:

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from tutelage.errors import ExportError
 from tutelage.export.artefacts import Artefact
+from tutelage.export.hub_folder import ModuleRunner
 from tutelage.export.mobile import ExecutorchRunner
 from tutelage.export.onnx_format import OnnxRunner
 from tutelage.export.specs import Runner
-from tutelage.models import class_logits
-from tutelage.models.calling import Inputs
-
-
-class ModuleRunner:
-    """A torch module on the CPU as a runner: in eval mode and without gradients.
-
-    Args:
-        module: it is put into eval mode for good.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module.eval()
-
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Logits ``[B, C]``."""
-        with torch.inference_mode():
-            return class_logits(self.module, inputs).float().numpy()
 
 
 def open_runner(artefact: Artefact, threads: int | None = None, module: nn.Module | None = None) -> Runner:

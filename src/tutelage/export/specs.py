@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from tutelage.models import class_logits
 from tutelage.models.calling import Inputs
 
 #: The name of an input that is no mapping.
@@ -73,3 +75,19 @@ def input_specs(sample: Inputs) -> list[TensorSpec]:
             shape[1] = LENGTH
         specs.append(TensorSpec(name, str(values.dtype).removeprefix("torch."), tuple(shape)))
     return specs
+
+
+def taken_inputs(model: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a view's tensors that the model's ``forward`` is given; the others are dropped for it, as `class_logits` does."""
+    names: list[str] = []
+
+    def note(_: nn.Module, __: object, keywords: dict[str, Tensor]) -> None:
+        names.extend(keywords)
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            class_logits(model, sample)
+    finally:
+        handle.remove()
+    return {name: sample[name] for name in names}

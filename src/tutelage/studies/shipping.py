@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage import __version__
 from tutelage.data import Chain, Tokenise, TransferSet
@@ -34,12 +34,13 @@ from tutelage.export import (
     staging,
     to_executorch,
     to_onnx,
+    to_safetensors,
 )
 from tutelage.export.artefacts import README
 from tutelage.export.onnx_format import OnnxRunner
 from tutelage.export.parity import FP32_TOLERANCE, Parity
 from tutelage.export.quantising import quantise_onnx
-from tutelage.export.specs import TensorSpec, input_specs
+from tutelage.export.specs import TensorSpec, input_specs, taken_inputs
 from tutelage.files import sha256_of, write_atomically
 from tutelage.models.calling import Inputs
 from tutelage.models.saving import WEIGHTS_FILE, load_student
@@ -235,13 +236,13 @@ def _build(run: FinishedRun, student: nn.Module, staged: Path, to: Format, int8:
     if processing is not None and to != "safetensors":
         processing.save_pretrained(staged)
     if to == "safetensors":
-        from tutelage.export.hub_folder import to_safetensors
-
         found = to_safetensors(student, staged, processing, **_code(run))
+        weights = [name for name in found.files if name.endswith((".safetensors", ".safetensors.index.json"))]
+        facts = {"code": found.code, "kind": found.kind, "dropped": found.dropped}
         logits = TensorSpec("logits", "float32", ("batch", len(run.result["classes"])))
-        return Built(
-            WEIGHTS_FILE, [WEIGHTS_FILE], input_specs(sample), [logits], {"code": found.code, "kind": found.kind}
-        )
+        # an index, where the weights are in several files, is what a reader loads
+        given = sample if isinstance(sample, Tensor) else taken_inputs(student, sample)
+        return Built(max(weights, key=len), weights, input_specs(given), [logits], facts)
     calibration = _calibration(train) if int8 else []
     if to == "executorch":
         most = preprocessing(validation)["max_length"]
