@@ -18,7 +18,7 @@ from tutelage.errors import CheckpointError, ConfigError, ExportError
 from tutelage.evaluation import classification_metrics
 from tutelage.export import open_runner, read_artefact
 from tutelage.models.calling import Inputs
-from tutelage.studies import shipping
+from tutelage.studies import building, shipping
 from tutelage.studies.finished import FinishedRun, open_run
 from tutelage.studies.shipping import export_student, read_shipped
 
@@ -113,7 +113,7 @@ def test_int8_is_calibrated_on_training_examples_and_measured_on_others(
         seen.update(calibration=torch.cat(list(calibration)), search=search, labels=labels)
         raise ExportError("seen enough")
 
-    monkeypatch.setattr(shipping, "quantise_onnx", watching)
+    monkeypatch.setattr(building, "quantise_onnx", watching)
     with pytest.raises(ExportError, match="seen enough"):
         export_student(run, "onnx", int8=True)
     train, validation = run.study.splits.train, run.study.splits.validation

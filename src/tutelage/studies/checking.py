@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tutelage.data import Tokenise, TransferSet
@@ -31,12 +32,14 @@ from tutelage.export import (
 )
 from tutelage.export.specs import LENGTH
 from tutelage.models.calling import Inputs
+from tutelage.studies.answering import answers, limits, runner_of
+from tutelage.studies.building import pool, preprocessing
 from tutelage.studies.evidence import correctness, slice_tables
 from tutelage.studies.finished import FinishedRun
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.judging import Beside, decide, gate_of, judge
 from tutelage.studies.records import arm_record, comparisons
-from tutelage.studies.shipping import answers, limits, runner_of, student_view, update_shipped
+from tutelage.studies.shipping import update_shipped
 from tutelage.studies.teaching import deployed_module, on_cpu
 
 Json = dict[str, Any]
@@ -128,18 +131,10 @@ def check_artefact(
     check: Json = {
         "decision": decide(gates) if verdict["gates"] else "hold",
         "gates": gates,
-        "test": {
-            "metrics": record["mean"],
-            "ci95": record["ci95"],
-            "agreement_with_teacher": record["mean"]["agreement"],
-            "examples": len(test),
-        },
+        **_measures(record, len(test)),
         "comparisons": [{**row, "a": "artefact"} for row in compared],
         "slices": slices,
-        "flips": {
-            "teacher": {"rate": record["mean"]["negative_flips"], "ci95": record["ci95"]["negative_flips"]},
-            "baseline": flips.record if flips is not None else None,
-        },
+        "flips": {"teacher": _flips_of(record), "baseline": flips.record if flips is not None else None},
         "checked": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -151,6 +146,18 @@ def check_artefact(
     return check
 
 
+def _measures(record: Mapping[str, Any], examples: int) -> Json:
+    mean = record["mean"]
+    agreement = mean["agreement"]
+    return {
+        "test": {"metrics": mean, "ci95": record["ci95"], "agreement_with_teacher": agreement, "examples": examples}
+    }
+
+
+def _flips_of(record: Mapping[str, Any]) -> Json:
+    return {"rate": record["mean"]["negative_flips"], "ci95": record["ci95"]["negative_flips"]}
+
+
 def measure_shipped(
     run: FinishedRun,
     artefacts: Mapping[str, Artefact],
@@ -160,7 +167,7 @@ def measure_shipped(
 ) -> Json:
     """Latency, throughput, memory, size and FLOPs of teacher, trained student and artefacts: ``measured`` of ``shipped.json``."""
     test = run.study.splits.test.for_evaluation()
-    first = test.batch(_rows(max(MEASURED_BATCHES), len(test)))
+    first = test.batch(torch.arange(min(max(MEASURED_BATCHES), len(test))))
     given = {"teacher": first.get("teacher", first["student"]), "student": first["student"]}
     seed = next(iter(artefacts.values())).manifest["run"]["seed"] if artefacts else run.seed
     modules = {"student": run.student(seed)}
@@ -239,10 +246,6 @@ def _inspect(artefact: Artefact) -> None:
 
 def _baselines_view(run: FinishedRun, baseline: Artefact) -> TransferSet:
     """The test split as the baseline takes it: with its own tokenizer, or with the same steps as this run's."""
-    from dataclasses import replace
-
-    from tutelage.studies.shipping import preprocessing
-
     test = run.study.splits.test
     theirs, ours = baseline.manifest["preprocessing"], preprocessing(test)
     if theirs["tokenizer"] and not hasattr(test.inputs, "shape") and not isinstance(test.inputs, Mapping):
@@ -283,8 +286,8 @@ def _same_run(run: FinishedRun, artefact: Artefact) -> None:
 
 def _parity_gate(run: FinishedRun, artefact: Artefact, runner: Runner) -> Json:
     student = run.student(artefact.manifest["run"]["seed"])
-    pool = student_view(run.study.splits.validation.for_evaluation(), 0, 64)
-    cases = parity_cases(pool, artefact.inputs, student, *limits(runner))
+    asked = pool(run.study.splits.validation.for_evaluation())
+    cases = parity_cases(asked, artefact.inputs, student, *limits(runner))
     parity = check_parity(student, runner, cases, int8=artefact.precision == "int8")
     value = parity.agreement if parity.tolerance is None else parity.max_abs
     why = f"On {len(cases)} combinations of batch and length: {parity.why}."
@@ -328,12 +331,6 @@ def _priced(rows: Sequence[Mapping[str, Any]], price: Price) -> Json:
 def _flops(module: Any, inputs: Inputs) -> int | None:
     one = inputs[:1] if not isinstance(inputs, Mapping) else {name: values[:1] for name, values in inputs.items()}
     return count_flops(module, one)
-
-
-def _rows(count: int, available: int) -> Any:
-    import torch
-
-    return torch.arange(min(count, available))
 
 
 def _module_maker(module: Any) -> Callable[[int], Runner]:
