@@ -233,9 +233,9 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: torch.sort(x)[0], "aten::sort.values in its module '1' \\(a Odd\\)"),
-        (torch.special.bessel_j0, "special_bessel_j0.default in its module '1' \\(a Odd\\)"),
-        (lambda x: x if x.sum() > 0 else -x, "decides by the values in a tensor in its module '1' \\(a Odd\\)"),
+        (lambda x: torch.sort(x)[0], "aten::sort.values in its module '1' \\(class Odd\\)"),
+        (torch.special.bessel_j0, "special_bessel_j0.default in its module '1' \\(class Odd\\)"),
+        (lambda x: x if x.sum() > 0 else -x, "decides by the values in a tensor in its module '1' \\(class Odd\\)"),
         (lambda x: x[torch.nonzero(x.sum(1) > -1e9)[:, 0]], "could not run"),
         (lambda x: x.reshape(x.shape[0] // 4 * 4, 64), "does not take every batch size"),
         (lambda x: torch.from_numpy(x.numpy()), "cannot be turned into an ExecuTorch program in its module '1'"),

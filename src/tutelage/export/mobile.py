@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ExportError
+from tutelage.export.deployed import copy_as_deployed
 from tutelage.export.mobile_quantising import quantised
 from tutelage.export.mobile_running import ABOUT, ExecutorchRunner, executorch_package, quiet_packages
-from tutelage.export.mobile_tracing import Bounds, copy_as_deployed, refusal, stretched, traced_as_used
+from tutelage.export.mobile_tracing import Bounds, refused, stretched, traced_as_used
 from tutelage.export.specs import BATCH, LENGTH, TensorSpec, input_specs, named
 from tutelage.models.calling import Inputs
 
@@ -94,7 +95,7 @@ def to_executorch(
     path.unlink(missing_ok=True)
     bounds = _bounds(sample, max_batch, max_length)
     with quiet_packages():
-        deployed = copy_as_deployed(model, sample)
+        deployed = copy_as_deployed(model, sample).cpu().float()
         program, inputs = traced_as_used(deployed, stretched(sample, bounds), bounds)
         layers = None
         if int8:
@@ -156,14 +157,14 @@ def _lowered(model: nn.Module, program: Any, about: Mapping[str, Any]) -> tuple[
         )
         written = edge.to_executorch()
     except Exception as error:  # verifiers, passes and the emitter each raise what they like
-        raise refusal(error, model, program) from error
+        raise refused(error, model, program) from error
     kernels = Runtime.get().operator_registry.operator_names
     wanted = [
         f"{operator.name}.{operator.overload}" for operator in written.executorch_program.execution_plan[0].operators
     ]
     lacking = [name for name in wanted if name not in kernels and name.removesuffix(".") not in kernels]
     if lacking:
-        raise refusal(ExportError(f"Missing out variants: {lacking}"), model, program)
+        raise refused(ExportError(f"Missing out variants: {lacking}"), model, program)
     return edge, written
 
 

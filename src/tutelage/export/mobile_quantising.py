@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ExportError
-from tutelage.export.mobile_tracing import Bounds, export_program, module_name, refusal
+from tutelage.export.mobile_tracing import Bounds, export_program, refused
+from tutelage.export.refusals import module_of
 from tutelage.export.specs import BATCH, LENGTH, input_specs, named
 from tutelage.models.calling import Inputs
 
@@ -99,7 +100,7 @@ def quantised(
     except ExportError:
         raise
     except Exception as error:  # observers and passes raise what they like
-        raise refusal(error, model, program) from error
+        raise refused(error, model, program) from error
 
 
 def _quantiser(static: bool) -> Any:
@@ -134,10 +135,10 @@ def _layers(converted: torch.fx.GraphModule, method: str) -> QuantisedLayers:
     lists: dict[bool, list[str]] = {True: [], False: []}
     for node in converted.graph.nodes:
         name = _operator(node)
-        if name == "embedding":
-            lists[False].append(module_name(node) or node.name)
-        elif name == "linear" or name in _CONVOLUTIONS:
-            lists["dequantize" in str(getattr(node.args[1], "target", ""))].append(module_name(node) or node.name)
+        if name in ("embedding", "linear", *_CONVOLUTIONS):
+            is_int8 = name != "embedding" and "dequantize" in str(getattr(node.args[1], "target", ""))
+            module, _ = module_of(node) or ("", "")
+            lists[is_int8].append(module or node.name)
     return QuantisedLayers(method, *(list(dict.fromkeys(lists[is_int8])) for is_int8 in (True, False)))
 
 

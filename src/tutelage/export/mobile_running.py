@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import logging
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.errors import ConfigError, ExportError, missing_extra
+from tutelage.export.quieting import silenced
 from tutelage.export.specs import BATCH, LENGTH, TensorSpec, named
 from tutelage.models.calling import Inputs
 
@@ -199,25 +199,13 @@ def executorch_package(feature: str) -> None:
 
 @contextmanager
 def quiet_packages() -> Generator[None]:
-    """Keep what executorch and torchao say of themselves, at import and at work, off the terminal, and their log handlers out."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    loggers = [logging.getLogger(name) for name in ("torch", "torchao", "executorch")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a graph is printed where the tracing fails
-            # deprecations inside the packages, and ExecuTorch's notice that its whole interface is experimental
-            for category in (DeprecationWarning, FutureWarning):
-                warnings.simplefilter("ignore", category)
-            warnings.filterwarnings("ignore", message="This API is experimental")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        for handler in set(root.handlers) - set(handlers):
-            root.removeHandler(handler)  # executorch calls logging.basicConfig, which is the application's to call
+    """Keep off the terminal what executorch and torchao say of themselves, at import and at work."""
+    with silenced("torch", "torchao", "executorch"), warnings.catch_warnings():
+        # deprecations inside the packages, and ExecuTorch's notice that its whole interface is experimental
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", message="This API is experimental")
+        yield
 
 
 class Said:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import re
-from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tutelage.errors import ExportError, TutelageError, missing_extra
-from tutelage.export.onnx_inspection import OnnxFacts, first_line, inspect_onnx, onnx_package, onnxruntime_package
+from tutelage.errors import ExportError, missing_extra
+from tutelage.export.deployed import copy_as_deployed
+from tutelage.export.onnx_inspection import OnnxFacts, inspect_onnx, onnx_package, onnxruntime_package
 from tutelage.export.onnx_running import OnnxRunner
-from tutelage.export.onnx_tracing import HELD_AS, quiet, trace
+from tutelage.export.onnx_tracing import quiet, trace
 from tutelage.export.onnx_trials import Trial
-from tutelage.export.specs import BATCH, TensorSpec, named
-from tutelage.models import class_logits
-from tutelage.models.calling import Inputs, unwrapped
+from tutelage.export.refusals import HELD_AS
+from tutelage.export.specs import BATCH, TensorSpec
+from tutelage.models.calling import Inputs
 
 __all__ = ["EXTERNAL_ABOVE", "OPSET", "OnnxFacts", "OnnxRunner", "inspect_onnx", "to_onnx"]
 
@@ -31,16 +29,6 @@ OPSET = 20
 #: Weights of more bytes lie in a file beside the model: protobuf ends at 2 GiB, and int8 tools need room for a copy.
 EXTERNAL_ABOVE = 1 << 30
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
 
 def to_onnx(
     model: nn.Module, sample: Inputs, path: Path, opset: int = OPSET, *, external_above: int = EXTERNAL_ABOVE
@@ -48,9 +36,9 @@ def to_onnx(
     """Write ``model`` as ``path``, in eval mode, with batch and length free, and check what was written.
 
     The artefact's inputs are the tensors of ``sample`` that the model uses, under their names (a lone one is ``input``); its
-    output is ``logits`` ``[batch, C]``. Forward hooks are left out, except those by which ``torch.nn.utils`` keeps weights
-    (weight norm, spectral norm, pruning), and so are modules that ``forward`` never comes to. The model itself stays as it
-    is: a copy is exported.
+    output is ``logits`` ``[batch, C]``. Hooks are left out, and so are modules that ``forward`` never comes to; weights that
+    hooks of ``torch.nn.utils`` make (weight norm, spectral norm, pruning) are written as they make them. The model itself
+    stays as it is: a copy is exported.
 
     The file is also run at sizes that it was not exported with, beside the model: an exporter may fix an axis, or follow the
     branch that its sample took, without a word.
@@ -73,7 +61,7 @@ def to_onnx(
     for old in (path, data):
         old.unlink(missing_ok=True)
     _check_weights(model)
-    deployed = _copy_as_deployed(unwrapped(model), sample)
+    deployed = copy_as_deployed(model, sample)
     trial = Trial(deployed, sample)
     traced = trace(deployed, trial.specs, trial.inputs, opset)
     _check_free(type(deployed).__name__, traced.program.model.graph, trial.specs)
@@ -108,49 +96,6 @@ def _check_weights(model: nn.Module) -> None:
                 f"{name} is {str(weight.dtype).removeprefix('torch.')} on {weight.device}, expected float32 on the CPU: the artefact "
                 "would be of another precision than it says; export model.float().cpu(), and quantise the artefact"
             )
-
-
-def _copy_as_deployed(model: nn.Module, sample: Inputs) -> nn.Module:
-    """A copy in eval mode without hooks, which the exporter may treat as it likes."""
-    kind = type(model).__name__
-    flags = {module: module.training for module in model.modules()}
-    with _without_hooks(model):
-        try:
-            model.eval()
-            with torch.no_grad():
-                # also brings the weights that a hook computes up to date, without the gradient that cannot be copied
-                class_logits(model, sample)
-            return copy.deepcopy(model)
-        except TutelageError:
-            raise
-        except Exception as error:  # whatever the model's own code raises
-            shapes = ", ".join(f"{name!r} {list(values.shape)}" for name, values in named(sample).items())
-            raise ExportError(
-                f"{kind} cannot be run in eval mode on its own sample ({shapes}), or not be copied: {type(error).__name__}: "
-                f"{first_line(error)} An exporter runs it on that; give a sample that it takes, and if it takes one batch size alone, "
-                f"take that (axis 0, {BATCH!r}) from the tensor's shape instead of writing it as a number"
-            ) from error
-        finally:
-            for module, training in flags.items():
-                module.training = training
-
-
-@contextlib.contextmanager
-def _without_hooks(model: nn.Module) -> Generator[None]:
-    """Take away the hooks that watch or train a model, and leave those that keep its weights."""
-    kept = [(module, hooks, module.__dict__[hooks]) for module in model.modules() for hooks in _HOOKS]
-    try:
-        for module, hooks, found in kept:
-            module.__dict__[hooks] = OrderedDict((key, hook) for key, hook in found.items() if _keeps_weights(hook))
-        yield
-    finally:
-        for module, hooks, found in kept:
-            module.__dict__[hooks] = found
-
-
-def _keeps_weights(hook: Any) -> bool:
-    module = getattr(hook, "__module__", None) or type(hook).__module__
-    return str(module).startswith("torch.nn.utils.")
 
 
 def _check_free(kind: str, graph: Any, specs: Sequence[TensorSpec]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from tutelage.errors import ExportError, missing_extra
+from tutelage.export.refusals import first_line
 from tutelage.export.specs import TensorSpec
 
 #: The one output of an artefact.
@@ -93,13 +94,6 @@ def inspect_onnx(path: Path) -> OnnxFacts:
         ) from error
     _check_runs(path, model)
     return OnnxFacts([path.name, *sorted(external)], _opset(model), inputs, outputs)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, with a full stop."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    text = next(filter(None, lines), type(error).__name__)
-    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _parsed(path: Path, onnx: Any) -> Any:

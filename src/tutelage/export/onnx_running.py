@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import ExportError
-from tutelage.export.onnx_inspection import LOGITS, UNNAMED, first_line, onnxruntime_package
+from tutelage.export.onnx_inspection import LOGITS, UNNAMED, onnxruntime_package
+from tutelage.export.refusals import first_line
 from tutelage.export.specs import TensorSpec, named
 from tutelage.models.calling import Inputs
 

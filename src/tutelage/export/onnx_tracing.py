@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import re
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ExportError
+from tutelage.export.deployed import ByPosition
 from tutelage.export.onnx_inspection import LOGITS
-from tutelage.export.onnx_refusals import refusal
-from tutelage.export.specs import BATCH, LENGTH, LONE_INPUT, TensorSpec
-from tutelage.models import class_logits
+from tutelage.export.quieting import silenced
+from tutelage.export.refusals import chain_of, first_line, place, refusal
+from tutelage.export.specs import BATCH, LENGTH, TensorSpec
 
-#: Under what name the exporter's own module holds the user's.
-HELD_AS = "model"
+#: How ``torch.fx`` writes the operator that a node calls.
+_OPERATOR = re.compile(r"op='([\w.]+)'|torch\.ops\.([\w.]+)")
 
 #: A warning that says that the file holds a constant where the model computes.
 _MADE_CONSTANT = re.compile(r"made static|treated as a constant|constant[- ]fold|baked in", re.IGNORECASE)
@@ -51,7 +50,13 @@ def trace(model: nn.Module, specs: Sequence[TensorSpec], inputs: Mapping[str, Te
     shapes = tuple(
         {axis: axes[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in specs
     )
-    caller = _ByPosition(model, specs).eval()
+    decisive: dict[str, set[int]] = {BATCH: set(), LENGTH: set()}
+
+    def note(tensors: Sequence[Tensor]) -> None:
+        for axis, size in _decisive_sizes(specs, tensors):
+            decisive[axis].add(size)
+
+    caller = ByPosition(model, [spec.name for spec in specs], note).eval()
     with quiet() as caught, torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -65,71 +70,53 @@ def trace(model: nn.Module, specs: Sequence[TensorSpec], inputs: Mapping[str, Te
                 verbose=False,
             )
         except Exception as error:  # they have no common base: what the model raises comes through too
-            raise refusal(error, model, HELD_AS) from error
+            raise _refusal(error, model) from error
     for warning in caught:
         if warning.category.__name__ == "TracerWarning" or _MADE_CONSTANT.search(str(warning.message)):
             raise ExportError(
                 f"{type(model).__name__}: the exporter warned that it writes a constant where the model computes ({warning.message}): "
                 "other inputs than the sample would be answered wrongly; compute with tensors instead of Python numbers"
             )
-    return Traced(program, caller.decisive)
+    return Traced(program, decisive)
 
 
-class _ByPosition(nn.Module):
-    """The user's model with its tensors in a row, as the exporter numbers them, and its logits as the one result."""
+def _decisive_sizes(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> Iterator[tuple[str, int]]:
+    """Sizes of the free axes by which the exporter, seen at work, has decided: afterwards it keeps that to itself."""
+    import sympy
 
-    def __init__(self, model: nn.Module, specs: Sequence[TensorSpec]) -> None:
-        super().__init__()
-        self.add_module(HELD_AS, model)
-        self._specs = specs
-        self.decisive: dict[str, set[int]] = {BATCH: set(), LENGTH: set()}
+    for spec, tensor in zip(specs, tensors, strict=True):
+        for free, size in zip(spec.shape, tensor.shape, strict=True):
+            node: Any = getattr(size, "node", None)
+            if not isinstance(free, str) or node is None:
+                continue
+            bounds = node.shape_env.bound_sympy(node.expr)
+            assumed = [
+                assertion.expr
+                for assertions in node.shape_env.deferred_runtime_asserts.values()
+                for assertion in assertions
+                if node.expr in assertion.expr.free_symbols
+            ]
+            for expression in (bounds.lower, bounds.upper, *assumed):
+                yield from ((free, int(number)) for number in expression.atoms(sympy.Integer))
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        names = [spec.name for spec in self._specs]
-        inputs = tensors[0] if names == [LONE_INPUT] else dict(zip(names, tensors, strict=True))
-        logits = class_logits(self.get_submodule(HELD_AS), inputs)
-        # the exporter's second attempt reads this code instead of running it
-        if not torch.compiler.is_dynamo_compiling():
-            self._note_decisive(tensors)
-        return logits
 
-    def _note_decisive(self, tensors: Sequence[Tensor]) -> None:
-        """What the exporter takes for granted it keeps to itself, and leaves out of the file: see it while it is at work."""
-        import sympy
-
-        for spec, tensor in zip(self._specs, tensors, strict=True):
-            for free, size in zip(spec.shape, tensor.shape, strict=True):
-                node: Any = getattr(size, "node", None)
-                if not isinstance(free, str) or node is None:
-                    continue
-                bounds = node.shape_env.bound_sympy(node.expr)
-                assumed = [
-                    assertion.expr
-                    for assertions in node.shape_env.deferred_runtime_asserts.values()
-                    for assertion in assertions
-                    if node.expr in assertion.expr.free_symbols
-                ]
-                for expression in (bounds.lower, bounds.upper, *assumed):
-                    self.decisive[free].update(int(number) for number in expression.atoms(sympy.Integer))
+def _refusal(error: Exception, model: nn.Module) -> ExportError:
+    """As `tutelage.export.refusals.refusal`; an operator that ONNX lacks is named."""
+    untranslated = next((cause for cause in chain_of(error) if type(cause).__name__ == "DispatchError"), None)
+    if untranslated is None:
+        return refusal(error, model, "ONNX")
+    found = _OPERATOR.search(str(untranslated))
+    operator = next(filter(None, found.groups())) if found else first_line(untranslated)
+    return ExportError(
+        f"{type(model).__name__} uses the operator {operator}{place(error, model)}, for which ONNX has no counterpart: it could be run by "
+        "PyTorch alone. Write that module with other operators, replace it before training, or export to safetensors, which keeps "
+        "the code"
+    )
 
 
 @contextlib.contextmanager
 def quiet() -> Generator[list[warnings.WarningMessage]]:
     """Collect the exporter's warnings, and keep off the terminal what it prints and logs of its own workings."""
-    loggers = [
-        logger
-        for name, logger in list(logging.root.manager.loggerDict.items())
-        if isinstance(logger, logging.Logger) and name.split(".")[0] in ("torch", "onnxscript", "onnx_ir")
-    ]
-    levels = [(logger, logger.level) for logger in {logging.getLogger("torch"), *loggers}]
-    printed = io.StringIO()
-    try:
-        for logger, _ in levels:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                yield caught
-    finally:
-        for logger, level in levels:
-            logger.setLevel(level)
+    with silenced("torch", "onnxscript", "onnx_ir"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught

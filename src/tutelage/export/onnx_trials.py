@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import ExportError, ModelError
-from tutelage.export.onnx_inspection import first_line
+from tutelage.export.refusals import first_line
 from tutelage.export.specs import BATCH, LENGTH, Runner, input_specs, named, taken_inputs
 from tutelage.models import class_logits
 from tutelage.models.calling import Inputs

@@ -27,10 +27,11 @@ from scipy.special import log_softmax
 
 from tutelage.errors import ConfigError, ExportError
 from tutelage.export import quantising_graph as graphs
-from tutelage.export.onnx_inspection import first_line, inspect_onnx, onnx_package, onnxruntime_package
+from tutelage.export.onnx_inspection import inspect_onnx, onnx_package, onnxruntime_package
 from tutelage.export.onnx_running import OnnxRunner
 from tutelage.export.quantising_graph import CALIBRATIONS, DYNAMIC, STATIC, WEIGHTS
 from tutelage.export.quantising_search import Found, Measured, Search, Setting, Trial, table
+from tutelage.export.refusals import first_line
 from tutelage.export.specs import named
 from tutelage.files import flush
 from tutelage.models.calling import Inputs

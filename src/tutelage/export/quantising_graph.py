@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import ExportError
-from tutelage.export.onnx_inspection import first_line
+from tutelage.export.refusals import first_line
 
 STATIC, DYNAMIC = "static QDQ", "dynamic"
 
