@@ -92,8 +92,10 @@ def _metrics(entry: Mapping[str, Any], check: Mapping[str, Any], measured: Mappi
         found[f"gate/{text(gate.get('name'))}"] = number(gate.get("value"))
     rows = records(measured.get("rows"))
     fewest = min((number(row.get("threads")) or 0 for row in rows), default=0)
+    longest = max((number(row.get("length")) or 0 for row in rows), default=0)
     for row in rows:
-        if number(row.get("batch")) == 1 and number(row.get("threads")) == fewest and row.get("length") is None:
+        setting = (number(row.get("batch")), number(row.get("threads")), number(row.get("length")) or 0)
+        if setting == (1, fewest, longest):
             found[f"latency_ms_p50/{text(row.get('model'))}"] = number(row.get("p50"))
     found["bytes"] = number(entry.get("bytes"))
     return {key: value for key, value in found.items() if value is not None}
