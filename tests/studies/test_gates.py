@@ -267,7 +267,8 @@ def row(name: str, drop: float | None, low: float | None, high: float | None, ex
         ([row("cat", 0.02, -0.01, 0.04), row("dog", 0.01, -0.02, 0.03)], True, "cat"),
         ([row("cat", 0.02, -0.01, 0.06), row("dog", 0.01, -0.02, 0.03)], None, "cat"),
         ([row("cat", 0.2, -0.01, 0.5), row("dog", 0.1, 0.06, 0.14)], False, "dog"),
-        ([row("cat", 0.02, None, None, 1), row("dog", 0.01, -0.02, 0.03)], None, "cat"),
+        ([row("dog", 0.01, -0.02, 0.03), row("cat", 1.0, None, None, 1)], None, "dog"),
+        ([row("dog", 0.01, -0.02, 0.03), row("cat", None, None, None, 0)], None, "dog"),
     ],
 )
 def test_every_class_must_be_within_the_limit(rows: list[dict[str, Any]], passed: bool | None, named: str) -> None:
@@ -294,6 +295,14 @@ def test_slices_are_judged_over_all_their_columns_and_classes_apart() -> None:
     ]
     assert without["passed"] is None
     assert "data.metadata" in without["why"]
+
+
+def test_classes_too_small_to_judge_leave_the_gate_undecided() -> None:
+    """A test split without a class would pass its gate, or end the study in an error after hours of training."""
+    rows = [row("cat", 1.0, None, None, 1), row("dog", None, None, None, 0)]
+    (gate,) = judge(only(worst_class_drop=0.05), arms(), [], COST, Beside(slices={"class": rows}))["gates"]
+    assert gate == {**gate, "passed": None, "value": None}
+    assert "two test examples" in gate["why"]
 
 
 def test_one_model_is_judged_without_the_rule_of_seeds_but_not_against_one_seed_of_a_control() -> None:

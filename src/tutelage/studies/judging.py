@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.evaluation import needed_to_decide
+from tutelage.evaluation import needed_to_decide, worst
 from tutelage.studies.gates import JUDGED, Gates
 
 Decision = Literal["ship", "hold", "reject"]
@@ -193,12 +193,13 @@ def _worst_gate(name: str, limit: float | None, beside: Beside) -> Json | None:
     if not rows:
         why = "There are no slices: name columns under data.metadata." if kind == "slice" else "No classes are known."
         return gate_of(name, None, limit, None, why)
-    # an empty slice has no drop, and hides none
-    measured = [row for row in rows if row["drop"] is not None]
-    worst = max(measured, key=lambda row: row["drop"])
-    called = f"{kind} {worst['slice']!r}" if kind == "class" else f"slice {worst['column']}={worst['slice']!r}"
-    said = f"The {called} loses most to the teacher, {100 * worst['drop']:.1f} points on {worst['examples']:,} examples"
-    beyond = [row for row in measured if None not in row["ci"] and row["ci"][0] > limit]
+    most = worst(rows)
+    if most is None:
+        why = f"No {kind} has the two test examples that an interval takes at least: test on more."
+        return gate_of(name, None, limit, None, why)
+    called = f"{kind} {most['slice']!r}" if kind == "class" else f"slice {most['column']}={most['slice']!r}"
+    said = f"The {called} loses most to the teacher, {100 * most['drop']:.1f} points on {most['examples']:,} examples"
+    beyond = [row for row in rows if None not in row["ci"] and row["ci"][0] > limit]
     if beyond:
         surest = max(beyond, key=lambda row: row["ci"][0])
         low, high = surest["ci"]
@@ -206,16 +207,16 @@ def _worst_gate(name: str, limit: float | None, beside: Beside) -> Json | None:
             f"{said}; {surest['slice']!r} loses {100 * low:.1f} to {100 * high:.1f} points (simultaneous 95% interval), all beyond the "
             f"{_points(limit)} allowed."
         )
-        return gate_of(name, worst["drop"], limit, False, why)
+        return gate_of(name, most["drop"], limit, False, why)
     open_rows = [row for row in rows if None in row["ci"] or row["ci"][1] > limit]
     if not open_rows:
         why = f"{said}; every {kind}'s interval (95%, simultaneous) is within the {_points(limit)} allowed."
-        return gate_of(name, worst["drop"], limit, True, why)
+        return gate_of(name, most["drop"], limit, True, why)
     why = (
-        f"{said}; for {len(open_rows)} of {len(rows)} {'classes' if kind == 'class' else 'slices'} the {_points(limit)} allowed lie inside "
-        "the interval (95%, simultaneous): more test examples of them would decide."
+        f"{said}; for {len(open_rows)} of {len(rows)} {'classes' if kind == 'class' else 'slices'} the interval (95%, simultaneous) "
+        f"reaches beyond the {_points(limit)} allowed, or there is none: more test examples of them would decide."
     )
-    return gate_of(name, worst["drop"], limit, None, why)
+    return gate_of(name, most["drop"], limit, None, why)
 
 
 def _ceiling_gate(name: str, limit: float | None, arms: Mapping[str, Any], beside: Beside) -> Json | None:

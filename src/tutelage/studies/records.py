@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from tutelage.evaluation import (
     per_example,
     per_example_fidelity,
 )
+from tutelage.export.machine import cpu_name
 from tutelage.studies.arm import ArmRun
 
 Json = dict[str, Any]
@@ -86,7 +85,7 @@ def provenance(command: str, config_text: str, data_digest: str) -> Json:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "command": command,
         "config": config_text,
@@ -107,12 +106,3 @@ def _estimates(logits: Logits, teacher: Logits | None, labels: NDArray[np.int64]
     estimates["macro_f1"] = bootstrap_interval(macro_f1, predictions, labels[None], bounds=(0.0, 1.0))
     estimates["ece"] = bootstrap_interval(expected_calibration_error, confidence, correct, bounds=(0.0, 1.0))
     return estimates
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return found or platform.processor() or f"{platform.machine()} ({sys.platform})"
