@@ -270,11 +270,9 @@ def test_calibration_data_that_do_not_fit(tmp_path: Path):
             to_executorch(model, images(2), tmp_path / "m.pte", int8=True, calibration=calibration, max_batch=4)
 
     refused([], "no calibration data")
-    refused(
-        [torch.rand(4, 3, 8, 8)], r"'input' of float32 \[4, 3, 8, 8\], expected 'input' of float32 \[batch, 1, 8, 8\]"
-    )
+    refused([torch.rand(4, 3, 8, 8)], r"'input' is float32 \[4, 3, 8, 8\], expected float32 \[batch, 1, 8, 8\]")
     refused([images(3).double()], "float64")
-    refused([{"pixels": images(3)}], "calibration data have pixels")
+    refused([{"pixels": images(3)}], "calibration for int8 takes input, got pixels")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,11 +314,11 @@ def test_inputs_that_the_program_does_not_take(exported: Any, capfd: pytest.Capt
     wrong = {
         "outside 1 … 24": texts(BOUND + 1, 5),
         "outside 1 … 20": texts(2, 21),
-        "outside 1": {"input_ids": ids[:0], "attention_mask": mask[:0]},
+        "nothing in it": {"input_ids": ids[:0], "attention_mask": mask[:0]},
         "attention_mask is missing": {"input_ids": ids},
         "a cast could change the values": {"input_ids": ids.float(), "attention_mask": mask},
         "axis is missing": {"input_ids": ids[0], "attention_mask": mask[0]},
-        "axis 1 has 4, expected 5": {"input_ids": ids, "attention_mask": mask[:, :4]},
+        "axis 1 has 4, but another has 5": {"input_ids": ids, "attention_mask": mask[:, :4]},
     }
     for message, inputs in wrong.items():
         with pytest.raises(ExportError, match=message):

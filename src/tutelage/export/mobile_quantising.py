@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ExportError
+from tutelage.export.fitting import fitting
 from tutelage.export.mobile_tracing import Bounds, export_program, refused
 from tutelage.export.refusals import module_of
-from tutelage.export.specs import BATCH, LENGTH, input_specs, named
+from tutelage.export.specs import LENGTH, input_specs
 from tutelage.models.calling import Inputs
 
 _CONVOLUTIONS = (
@@ -83,11 +84,15 @@ def quantised(
             f"{kind} convolves, so that int8 needs the ranges of its activations, and there are no calibration data: without them every "
             "scale would be a guess; give inputs from the training split"
         )
-    batches = [batch for given in calibration for batch in _fitting(given, inputs, bounds)]
+    specs, limits = input_specs(inputs), {LENGTH: bounds.length}
+    given = [fitting("the calibration for int8", specs, batch, limits).values() for batch in calibration]
+    batches = [
+        cut for tensors in given for cut in zip(*(values.split(bounds.batch) for values in tensors), strict=True)
+    ]
     try:
         with torch.no_grad():
             prepared = prepare_pt2e(program.module(), _quantiser(static))
-            for batch in batches or [list(inputs.values())]:  # dynamic scales of weights ask for a call, not for data
+            for batch in batches or [tuple(inputs.values())]:  # dynamic scales of weights ask for a call, not for data
                 prepared(*batch)
             converted = convert_pt2e(prepared)
         found = _layers(converted, "static" if static else "dynamic")
@@ -140,36 +145,3 @@ def _layers(converted: torch.fx.GraphModule, method: str) -> QuantisedLayers:
             module, _ = module_of(node) or ("", "")
             lists[is_int8].append(module or node.name)
     return QuantisedLayers(method, *(list(dict.fromkeys(lists[is_int8])) for is_int8 in (True, False)))
-
-
-def _fitting(given: Inputs, inputs: Mapping[str, Tensor], bounds: Bounds) -> list[list[Tensor]]:
-    """A calibration batch in the program's order, cut to the largest batch it takes.
-
-    Raises:
-        ExportError: it is not what the model takes.
-    """
-    tensors = named(given)
-    limits = {BATCH: None, LENGTH: bounds.length}
-    found: list[Tensor] = []
-    for spec in input_specs(inputs):
-        values = tensors.get(spec.name)
-        expected = f"{spec.name!r} of {spec.dtype} [{', '.join(map(str, spec.shape))}]"
-        if values is None:
-            raise ExportError(
-                f"calibration data have {', '.join(tensors) or 'nothing'}, expected {expected}; give what the student is given"
-            )
-        got = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
-        fits = values.ndim == len(spec.shape) and all(
-            size == wanted
-            if not isinstance(wanted, str)
-            else size >= 1 and ((limit := limits[wanted]) is None or size <= limit)
-            for size, wanted in zip(values.shape, spec.shape, strict=True)
-        )
-        if not fits or str(values.dtype) != f"torch.{spec.dtype}":
-            longest = f" with at most {bounds.length:,} tokens" if bounds.length is not None else ""
-            raise ExportError(
-                f"calibration data have {spec.name!r} of {got}, expected {expected}{longest}: ranges found on other data fit no "
-                "input; give training examples as the student sees them"
-            )
-        found.append(values.detach().cpu())
-    return [list(cut) for cut in zip(*(values.split(bounds.batch) for values in found), strict=True)]

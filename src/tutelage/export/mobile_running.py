@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.errors import ConfigError, ExportError, missing_extra
+from tutelage.export.fitting import fitting
 from tutelage.export.quieting import silenced
-from tutelage.export.specs import BATCH, LENGTH, TensorSpec, named
+from tutelage.export.specs import BATCH, LENGTH, TensorSpec
 from tutelage.models.calling import Inputs
 
 #: The method of a program by which it says what it takes: ExecuTorch itself keeps neither names nor which axes are free.
@@ -72,7 +72,8 @@ class ExecutorchRunner:
             ExportError: an input is missing, of another type, rank or size than the artefact takes, or beyond the bounds that
                 it was exported with; or the runtime failed.
         """
-        tensors = self._checked(inputs)
+        limits = {BATCH: self.max_batch, LENGTH: self.max_length}
+        tensors = list(fitting(self.path.name, self.inputs, inputs, limits).values())
         if self._loaded_for != ExecutorchRunner._pool or (self.threads or self._count()) != self._count():
             self._load()
         outputs = self._run(tensors)
@@ -139,48 +140,6 @@ class ExecutorchRunner:
         """The largest shape of each input that memory is planned for, by the program itself."""
         meta = self._program.method_meta("forward")
         return [tuple(meta.input_tensor_meta(index).sizes()) for index in range(meta.num_inputs())]
-
-    def _checked(self, inputs: Inputs) -> list[Tensor]:
-        given = named(inputs)
-        missing = [spec.name for spec in self.inputs if spec.name not in given]
-        if missing:
-            raise ExportError(
-                f"{self.path.name} takes {', '.join(spec.name for spec in self.inputs)}, got {', '.join(given) or 'nothing'}: "
-                f"{', '.join(missing)} is missing; name the tensors as the model does (a lone tensor is called 'input')"
-            )
-        sizes: dict[str, int] = {}
-        return [self._fitting(spec, given[spec.name].detach().cpu(), sizes) for spec in self.inputs]
-
-    def _fitting(self, spec: TensorSpec, values: Tensor, sizes: dict[str, int]) -> Tensor:
-        got, dtype = list(values.shape), getattr(torch, spec.dtype)
-        expected = f"{spec.dtype} [{', '.join(map(str, spec.shape))}]"
-        told = (
-            f"{self.path.name}: {spec.name!r} is {str(values.dtype).removeprefix('torch.')} {got}, expected {expected}"
-        )
-        if values.dtype != dtype:
-            integers = not (values.is_floating_point() or values.dtype == torch.bool or dtype == torch.bool)
-            if not integers or not torch.can_cast(values.dtype, dtype) or values.element_size() > dtype.itemsize:
-                raise ExportError(f"{told}: a cast could change the values; give the type the model was trained with")
-            values = values.to(dtype)
-        if values.ndim != len(spec.shape):
-            raise ExportError(
-                f"{told}: an axis is missing or too many; give a batch of examples, even for a single one"
-            )
-        limits = {BATCH: self.max_batch, LENGTH: self.max_length}
-        for axis, (size, wanted) in enumerate(zip(got, spec.shape, strict=True)):
-            if isinstance(wanted, str):
-                limit = limits[wanted]
-                if size < 1 or (limit is not None and size > limit):
-                    raise ExportError(
-                        f"{told}: {size:,} on the axis {wanted!r} is outside 1 … {limit:,}, for which the program has planned its memory; "
-                        f"split the input, or export again with a larger max_{wanted}"
-                    )
-                wanted = sizes.setdefault(wanted, size)
-            if size != wanted:
-                raise ExportError(
-                    f"{told}: axis {axis} has {size:,}, expected {wanted:,}; the examples were prepared for another model, or not alike"
-                )
-        return values.contiguous()
 
 
 def executorch_package(feature: str) -> None:

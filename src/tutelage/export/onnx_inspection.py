@@ -10,13 +10,10 @@ from typing import Any
 
 from tutelage.errors import ExportError, missing_extra
 from tutelage.export.refusals import first_line
-from tutelage.export.specs import TensorSpec
+from tutelage.export.specs import UNNAMED, TensorSpec
 
 #: The one output of an artefact.
 LOGITS = "logits"
-
-#: What the manifest calls a free axis that the file has no name for.
-UNNAMED = "unnamed"
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 

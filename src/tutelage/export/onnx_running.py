@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import ExportError
-from tutelage.export.onnx_inspection import LOGITS, UNNAMED, onnxruntime_package
+from tutelage.export.fitting import fitting
+from tutelage.export.onnx_inspection import LOGITS, onnxruntime_package
 from tutelage.export.refusals import first_line
-from tutelage.export.specs import TensorSpec, named
+from tutelage.export.specs import UNNAMED, TensorSpec
 from tutelage.models.calling import Inputs
 
 #: onnxruntime's names of element types, where they are not NumPy's.
@@ -62,7 +63,8 @@ class OnnxRunner:
             ExportError: an input is missing, or of another type, rank or size than the artefact takes; or it did not give a
                 row of logits for each example.
         """
-        feed = self._feed(inputs)
+        taken = fitting(self.path.name, self.inputs, inputs)
+        feed = {name: values.numpy() for name, values in taken.items()}
         try:
             logits: Any = self._session.run([LOGITS], feed)[0]
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -78,39 +80,6 @@ class OnnxRunner:
                 "would be read for the wrong examples; export the model again"
             )
         return logits.astype(np.float32, copy=False)
-
-    def _feed(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        given = {name: values.detach().cpu().numpy() for name, values in named(inputs).items()}
-        missing = [spec.name for spec in self.inputs if spec.name not in given]
-        if missing:
-            raise ExportError(
-                f"{self.path.name} takes {', '.join(spec.name for spec in self.inputs)}, got {', '.join(given) or 'nothing'}: "
-                f"{', '.join(missing)} is missing; name the tensors as the model does (a lone tensor is called 'input')"
-            )
-        free: dict[str, int] = {}
-        return {spec.name: self._checked(spec, given[spec.name], free) for spec in self.inputs}
-
-    def _checked(self, spec: TensorSpec, values: NDArray[Any], free: dict[str, int]) -> NDArray[Any]:
-        expected = f"expected {spec.dtype} [{', '.join(map(str, spec.shape))}]"
-        got = f"{self.path.name}: {spec.name!r} is {values.dtype} {list(values.shape)}, {expected}"
-        if str(values.dtype) != spec.dtype:
-            integers = values.dtype.kind in "iu" and spec.dtype.startswith(("int", "uint"))
-            if not integers or not np.can_cast(values.dtype, spec.dtype):
-                raise ExportError(
-                    f"{got}: a cast could change the values; give the tensor in the type the model was trained with"
-                )
-            values = values.astype(spec.dtype)
-        if values.ndim != len(spec.shape):
-            raise ExportError(f"{got}: an axis is missing or too many; give a batch of examples, even for a single one")
-        for axis, (size, limit) in enumerate(zip(values.shape, spec.shape, strict=True)):
-            if limit != UNNAMED and size != (free.setdefault(limit, size) if isinstance(limit, str) else limit):
-                other = f", but another has {free[limit]:,}" if isinstance(limit, str) else ""
-                raise ExportError(
-                    f"{got}: axis {axis} has {size:,}{other}; the examples were prepared for another model, or not alike"
-                )
-        if values.size == 0:
-            raise ExportError(f"{got}: there is nothing in it; give at least one example, and one token")
-        return np.ascontiguousarray(values)
 
 
 def _spec(value: Any) -> TensorSpec:

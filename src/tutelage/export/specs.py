@@ -20,6 +20,9 @@ LONE_INPUT = "input"
 #: The free axes.
 BATCH, LENGTH = "batch", "length"
 
+#: What a free axis is called that an artefact has no name for.
+UNNAMED = "unnamed"
+
 
 @dataclass(frozen=True)
 class TensorSpec:
