@@ -92,6 +92,14 @@ def reference(model: nn.Module, inputs: Inputs) -> NDArray[np.float32]:
         return class_logits(copy.deepcopy(model).eval(), inputs).numpy()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """XNNPACK's threads spin while they wait, for seconds where other programs want the cores."""
+    path = tmp_path_factory.mktemp("threads") / "least.pte"
+    to_executorch(nn.Linear(2, 2), torch.rand(1, 2), path, max_batch=1)
+    ExecutorchRunner(path, 1)
+
+
 def farthest(model: nn.Module, runner: ExecutorchRunner, inputs: Inputs) -> float:
     return float(np.abs(runner(inputs) - reference(model, inputs)).max())
 
@@ -192,6 +200,7 @@ def test_static_ranges_come_from_the_calibration_data(tmp_path: Path):
     assert farthest(model, runner, images(4)) > 0.1
 
 
+@pytest.mark.slow
 def test_the_model_stays_as_it_is(tmp_path: Path):
     """An export that left the student in eval mode, without its hooks or in int8 would spoil what is compared with it."""
     model = perceptron()
@@ -209,6 +218,7 @@ def test_the_model_stays_as_it_is(tmp_path: Path):
     assert seen
 
 
+@pytest.mark.slow
 def test_weight_norm_is_exported_as_it_computes(tmp_path: Path):
     """Hooks by which a module makes its weights are no leftovers: without them a stale weight would be exported."""
     with pytest.warns(FutureWarning):

@@ -142,6 +142,7 @@ def test_cnn_with_batch_norm(tmp_path):
     assert_same(tmp_path / "m.onnx", model, *(torch.rand(batch, 1, 8, 8) for batch in (1, 2, 5, 33)))
 
 
+@pytest.mark.slow
 def test_bert_at_batches_and_lengths_it_was_not_exported_with(tmp_path):
     config = BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=5
@@ -216,6 +217,7 @@ def test_tied_weights_once_and_in_a_file_beside_the_model_where_they_are_large(t
     assert_same(tmp_path / "m.onnx", model, tokens(1, 1), tokens(4, 9))
 
 
+@pytest.mark.slow
 def test_weight_norms_hook_belongs_to_the_model(tmp_path):
     """Without that hook the file would hold the weights of the last training step's forward, one optimiser step old."""
     with warnings.catch_warnings():
@@ -239,8 +241,11 @@ FIXED = {
     "a threshold": (lambda x, y: y if x.shape[0] < 20 else 2 * y, 4),
 }
 
+# Found as the number and the threshold are.
+ALIKE, SLOW = ("a loop over the batch", "a branch that the sample takes"), pytest.mark.slow
 
-@pytest.mark.parametrize("what", FIXED)
+
+@pytest.mark.parametrize("what", [pytest.param(what, marks=SLOW if what in ALIKE else ()) for what in FIXED])
 def test_a_fixed_batch_is_named(what, tmp_path):
     """The exporter settles most of these for the sample's size in silence; the artefact would be wrong for other batches."""
     then, batch = FIXED[what]
