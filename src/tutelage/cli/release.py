@@ -109,7 +109,8 @@ def check(
         Path | None, typer.Option("--card", help="Write a model card for a model hub.", show_default=False)
     ] = None,
     license: Annotated[
-        str | None, typer.Option("--license", help="The licence that the card names, e.g. apache-2.0.", show_default=False)
+        str | None,
+        typer.Option("--license", help="The licence that the card names, e.g. apache-2.0.", show_default=False),
     ] = None,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Log verdict, metrics and artefact to MLflow.")] = False,
     seconds: _Seconds = 20.0,

@@ -50,6 +50,8 @@ def summarise_artefact(name: str, shipped: Mapping[str, Any], *, timed: bool) ->
     from rich.console import Console
     from rich.text import Text
 
+    from tutelage.report.words import bytes_text
+
     console = Console(highlight=False)
     entry = shipped["artefacts"][name]
     trained, exported = entry["validation"]["trained"], entry["validation"]["artefact"]
@@ -57,7 +59,7 @@ def summarise_artefact(name: str, shipped: Mapping[str, Any], *, timed: bool) ->
         f"parity:      {entry['parity']['why']}",
         f"validation:  accuracy {exported['accuracy']:.2%}, the trained student {trained['accuracy']:.2%}",
         f"calibration: {entry['calibration']['why']}",
-        f"size:        {_bytes(entry['bytes'])}",
+        f"size:        {bytes_text(entry['bytes'])}",
     ]
     if entry["quantisation"] is not None:
         lines.insert(1, f"int8:        {entry['quantisation']['why']}")
@@ -97,6 +99,8 @@ def _measured(console: Console, measured: Mapping[str, Any] | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from tutelage.report.words import bytes_text
+
     threads = min(row["threads"] for row in measured["rows"])
     first = min(row["batch"] for row in measured["rows"])
     rows = [row for row in measured["rows"] if row["threads"] == threads]
@@ -111,7 +115,7 @@ def _measured(console: Console, measured: Mapping[str, Any] | None) -> None:
         best = max(other["throughput"] for other in rows if other["model"] == name)
         memory = measured["memory"].get(name, {}).get("peak_bytes")
         times = (f"{row[key]:.3g}" for key in ("p50", "p95", "p99"))
-        told = (_bytes(memory) if memory else "–", _bytes(measured["bytes"][name]))
+        told = (bytes_text(memory) if memory else "–", bytes_text(measured["bytes"][name]))
         table.add_row(Text(_labelled(row)), *times, f"{best:,.0f}", *told)
     console.print(table)
     plural = "s" if threads != 1 else ""
@@ -148,15 +152,6 @@ def _verdict(console: Console, verdict: Mapping[str, Any]) -> None:
         console.print(Text.assemble("  ", (f"{outcome:<10}", colour), f"{gate['name']}: {gate['why']}"), soft_wrap=True)
         if gate.get("needs"):
             console.print(Text(f"             {gate['needs']['why']}"), soft_wrap=True)
-
-
-def _bytes(count: float) -> str:
-    """``1.2 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 _DECISIONS = {
