@@ -21,7 +21,7 @@ from tutelage.errors import ExportError
 from tutelage.export import Artefact, read_artefact
 from tutelage.studies import check_artefact, export_student, measure_shipped
 from tutelage.studies.finished import FinishedRun
-from tutelage.studies.shipping import artefact_name, read_shipped
+from tutelage.studies.ledger import artefact_name, read_shipped
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "deployment.md"

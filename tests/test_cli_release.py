@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ def with_gates(project: Path, **gates: float) -> None:
         assert f"  {name}: {limit}" in lines
         text = "\n".join(lines) + "\n"
     path.write_text(text)
+    # as the same `tutelage run` with other gates would leave it
+    record = project / "runs" / "trees" / "result.json"
+    result = json.loads(record.read_text())
+    record.write_text(json.dumps({**result, "config_sha256": sha256(text.encode()).hexdigest()}))
 
 
 def test_export_leaves_an_artefact_a_page_and_the_numbers(project: Path, tutelage: Any) -> None:
@@ -105,8 +110,10 @@ def test_export_leaves_an_artefact_a_page_and_the_numbers(project: Path, tutelag
     assert "largest difference of a logit" in left.out
     assert "a million inferences at $2 an hour" in left.out
     assert "As shipped" in (project / "runs" / "trees" / "report.html").read_text()
+    assert tutelage("check", "runs/trees").code == 0, "an artefact elsewhere is found again"
     recorded = json.loads((project / "runs" / "trees" / "shipped.json").read_text())
-    assert recorded["measured"]["price"]["per_hour"] == 2
+    assert set(recorded["artefacts"]) == {"onnx", "trees"}
+    assert "check" in recorded["artefacts"]["trees"]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +163,12 @@ def nothing_exported(project: Path) -> list[str]:
     return ["check", "runs/trees"]
 
 
+def edited_gates(project: Path) -> list[str]:
+    path = project / "runs" / "trees" / "config.yaml"
+    path.write_text(path.read_text().replace("size_ratio: 1.9", "size_ratio: 99"))
+    return ["check", "runs/trees"]
+
+
 def foreign_model(project: Path) -> list[str]:
     (project / "downloaded").mkdir()
     (project / "downloaded" / "model.onnx").write_bytes(b"\x08\x07")
@@ -170,6 +183,8 @@ def foreign_model(project: Path) -> list[str]:
         (moved, "give --config"),
         (nothing_exported, "nothing of runs/trees was exported yet"),
         (foreign_model, "no artefact of tutelage"),
+        (edited_gates, "is not what ran"),
+        (lambda _: ["check", "runs/trees", "--summary", "nowhere/verdict.md"], "there is no folder nowhere"),
         (lambda _: ["check", "runs/trees", "--price", "-1"], "a price of -1"),
         (lambda _: ["export", "runs/trees", "--to", "safetensors", "--int8"], "--int8 with --to safetensors"),
         (lambda _: ["export", "runs/trees", "--config", "absent.yaml"], "--config absent.yaml does not exist"),

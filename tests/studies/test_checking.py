@@ -16,7 +16,8 @@ from tutelage.export import Artefact, open_runner, read_artefact
 from tutelage.studies import Gates, checking
 from tutelage.studies.checking import Price, check_artefact, measure_shipped
 from tutelage.studies.finished import FinishedRun, open_run
-from tutelage.studies.shipping import export_student, read_shipped
+from tutelage.studies.ledger import listed, read_shipped
+from tutelage.studies.shipping import export_student
 
 DEVICES = ["phone", "tablet", "desktop"]
 ROWS = [
@@ -124,7 +125,7 @@ def test_every_gate_that_was_set_is_asked_of_it(run: FinishedRun, artefact: Arte
     assert stopwatch.names == ["teacher", "student", "onnx"]
     assert set(check["slices"]) == {"class", "device"}
     assert {row["slice"] for row in check["slices"]["device"]} == set(DEVICES)
-    assert check["decision"] == "ship"
+    assert check["decision"] == "ship", gates
 
 
 def test_a_gate_that_fails_rejects_and_no_gates_at_all_hold(run: FinishedRun, artefact: Artefact) -> None:
@@ -187,11 +188,11 @@ def test_a_baselines_classes_are_matched_by_name(run: FinishedRun, artefact: Art
 
 def test_another_runs_artefact_is_refused(run: FinishedRun, artefact: Artefact) -> None:
     """It would be shipped on the evidence of a model that it is not."""
-    with pytest.raises(ExportError, match="another run"):
-        checked(
-            run,
-            renamed(artefact, run={**artefact.manifest["run"], "config_sha256": "0" * 64, "title": "other"}),
-        )
+    made_of = artefact.manifest["run"]
+    other = next(seed for seed in run.seeds if seed != made_of["seed"])
+    for change in ({"weights_sha256": "0" * 64, "title": "other"}, {"seed": other}, {"seed": 99}):
+        with pytest.raises(ExportError, match="was not made of a student of"):
+            check_artefact(run, "onnx", renamed(artefact, run={**made_of, **change}), {})
     with pytest.raises(ExportError, match="other classes"):
         checked(run, renamed(artefact, classes=["a", "b", "c"]))
 
@@ -231,3 +232,78 @@ def test_the_test_split_alone_decides(run: FinishedRun, artefact: Artefact, monk
     checked(run, artefact)
     assert len(asked) == 1
     assert torch.equal(asked[0], run.study.splits.test.ids)
+
+
+def test_the_gain_is_that_of_the_recipe(run: FinishedRun, artefact: Artefact) -> None:
+    """The best of three students beats the average of a control that is just as good: picking would pass for teaching."""
+    check = checked(run, artefact)
+    labels = run.study.splits.test.known_labels.numpy()
+    recorded = run.test_logits
+    rights = {arm: (logits.argmax(2) == labels).mean() for arm, logits in recorded.items()}
+    row = next(row for row in check["comparisons"] if row["b"] == "scratch")
+    assert row["difference"] == pytest.approx(rights["kd"] - rights["scratch"]), "this export changed no answer"
+    study_row = next(row for row in run.result["comparisons"] if (row["b"], row["metric"]) == ("scratch", "accuracy"))
+    assert row["ci95"] == pytest.approx(study_row["ci95"])
+
+
+def test_what_an_export_loses_is_taken_from_the_gain(
+    run: FinishedRun, artefact: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ruined artefact would keep the gain of the student that it no longer is."""
+    inner = checking.answers
+
+    def ruined(runner: Any, transfer_set: Any) -> Any:
+        logits = inner(runner, transfer_set)
+        logits[: len(logits) // 2] *= -1
+        return logits
+
+    whole = {row["b"]: row for row in checked(run, artefact)["comparisons"] if row["metric"] == "accuracy"}
+    monkeypatch.setattr(checking, "answers", ruined)
+    broken = {row["b"]: row for row in checked(run, artefact)["comparisons"] if row["metric"] == "accuracy"}
+    lost = broken["student"]["difference"]
+    assert lost < -0.1
+    assert broken["scratch"]["difference"] == pytest.approx(whole["scratch"]["difference"] + lost)
+
+
+def test_a_baseline_that_was_not_named_holds(run: FinishedRun, artefact: Artefact) -> None:
+    """A pipeline that forgets the flag would release without the question that the gate is there to ask."""
+    check = checked(run, artefact)
+    (gate,) = [gate for gate in check["gates"] if gate["name"] == "negative_flips_vs_baseline"]
+    assert gate["passed"] is None
+    assert "--baseline" in gate["why"]
+    assert check["decision"] == "hold"
+
+
+def test_two_artefacts_of_one_format_are_two(run: FinishedRun, artefact: Artefact, tmp_path: Path) -> None:
+    """A second export elsewhere would take the first one's place, and its numbers the other's name."""
+    other = next(seed for seed in run.seeds if seed != artefact.manifest["run"]["seed"])
+    second = export_student(run, "onnx", seed=other, out=tmp_path / "last")
+    known = read_shipped(run.folder)["artefacts"]
+    assert known["onnx"]["digest"] == artefact.digest
+    assert known["last"]["digest"] == second.digest
+    assert (run.folder / known["last"]["folder"]).resolve() == second.folder.resolve()
+    assert listed(run.folder, artefact) == "onnx"
+    assert "validation" in read_shipped(run.folder)["artefacts"]["onnx"], "a check forgets nothing of the export"
+
+
+def test_an_artefact_that_is_not_in_the_list_is_entered_from_its_manifest(run: FinishedRun, artefact: Artefact) -> None:
+    """A deleted list, or an artefact from another machine, would be shown with an unknown format."""
+    (run.folder / "shipped.json").unlink()
+    name = listed(run.folder, artefact)
+    entry = read_shipped(run.folder)["artefacts"][name]
+    assert (name, entry["format"], entry["seed"]) == ("onnx", "onnx", artefact.manifest["run"]["seed"])
+    changed = renamed(artefact, digest="f" * 64)
+    assert listed(run.folder, changed) == "onnx"
+    assert "check" not in read_shipped(run.folder)["artefacts"]["onnx"]
+
+
+def test_int8_that_loses_the_validation_split_fails_its_parity(
+    run: FinishedRun, artefact: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty examples may agree where six thousand do not."""
+    from tutelage.studies.answering import Said
+
+    monkeypatch.setattr(Said, "broken", lambda self, int8: "9.0 points of validation accuracy are lost")
+    gate = checked(run, artefact)["gates"][0]
+    assert gate["passed"] is False
+    assert "9.0 points" in gate["why"]

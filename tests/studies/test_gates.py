@@ -321,7 +321,9 @@ def test_one_model_is_judged_without_the_rule_of_seeds_but_not_against_one_seed_
 def test_flips_against_a_baseline_are_asked_only_where_there_is_one() -> None:
     """Without a baseline the gate would hold every release for ever."""
     gates = only(negative_flips_vs_baseline=0.02)
-    assert judge(gates, arms(), [], COST)["gates"] == []
+    assert judge(gates, arms(), [], COST)["gates"] == [], "a study has nothing shipped to compare with"
+    (missing,) = judge(gates, arms(), [], COST, Beside(one_model=True))["gates"]
+    assert missing["passed"] is None, "a forgotten --baseline would release"
     for interval, passed in (([0.0, 0.01], True), ([0.01, 0.03], None), ([0.03, 0.05], False)):
         beside = Beside(baseline_flips={"rate": 0.02, "ci95": interval}, one_model=True)
         (gate,) = judge(gates, arms(), [], COST, beside)["gates"]
@@ -356,3 +358,15 @@ def test_a_latency_that_moves_across_the_limit_decides_nothing(spread: list[floa
     gate = one_gate(only(latency_ratio=0.45), cost=cost)
     assert gate["passed"] is passed
     assert ("--seconds" in gate["why"]) is (passed is None)
+
+
+def test_a_latency_on_a_busy_machine_decides_nothing() -> None:
+    """Another program's work would pass for the teacher's slowness."""
+    latency = {"p50": 0.1, "spread": [0.1, 0.1], "waited": 0.4}
+    cost = {
+        "teacher": {"bytes": 1, "latency_ms": {"p50": 0.5, "spread": [0.5, 0.5], "waited": 0.0}},
+        "student": {"bytes": 1, "latency_ms": latency},
+    }
+    gate = one_gate(only(latency_ratio=0.45), cost=cost)
+    assert gate["passed"] is None
+    assert "40%" in gate["why"]

@@ -20,7 +20,8 @@ from tutelage.export import open_runner, read_artefact
 from tutelage.models.calling import Inputs
 from tutelage.studies import building, shipping
 from tutelage.studies.finished import FinishedRun, open_run
-from tutelage.studies.shipping import export_student, read_shipped
+from tutelage.studies.ledger import read_shipped
+from tutelage.studies.shipping import export_student
 
 # a bound on the loss of accuracy that int8 cannot break by one example of thirty
 SEEDS = [3, 7]
@@ -197,6 +198,23 @@ def test_other_test_examples_are_refused(run: FinishedRun) -> None:
     other = replace(run.study, splits=replace(run.study.splits, test=run.study.splits.test.select(torch.arange(20))))
     with pytest.raises(CheckpointError, match="tested on other examples"):
         export_student(open_run(other, run.folder), "onnx")
+
+
+def test_relabelled_test_examples_are_refused(run: FinishedRun) -> None:
+    """The ids are of the inputs alone: other labels would judge the student by answers that it was not judged by."""
+    test = run.study.splits.test
+    labels = test.known_labels.clone()
+    labels[0] = (labels[0] + 1) % CLASSES
+    other = replace(run.study, splits=replace(run.study.splits, test=test.with_labels(labels)))
+    with pytest.raises(CheckpointError, match="1 of the 45 test examples have other labels"):
+        export_student(open_run(other, run.folder), "onnx")
+
+
+def test_a_student_of_another_shape_is_refused_in_our_words(run: FinishedRun) -> None:
+    """torch's own message lists tensors, and the remedy of a checkpoint is not that of a run."""
+    wider = replace(run.study, student=lambda: nn.Linear(WIDTH, CLASSES))
+    with pytest.raises(CheckpointError, match="do not fit the student that its code builds now"):
+        export_student(open_run(wider, run.folder), "onnx")
 
 
 def test_formats_that_make_no_sense_are_refused_before_anything_is_made(run: FinishedRun, tmp_path: Path) -> None:

@@ -72,11 +72,12 @@ def export(
     found = _open(run, config)
     from tutelage.report import write_report
     from tutelage.studies.checking import measure_shipped
-    from tutelage.studies.shipping import artefact_name, export_student, read_shipped, update_shipped
+    from tutelage.studies.ledger import listed, read_shipped, update_shipped
+    from tutelage.studies.shipping import export_student
 
     asked = _price(price, currency)
     artefact = export_student(found, to.value, int8=int8, out=out, seed=seed, say=_say)
-    name = artefact_name(to.value, int8)
+    name = listed(run, artefact)
     if measure:
         _say("measuring it as it runs, beside teacher and student")
         measured = measure_shipped(found, _present(found, name, artefact), price=asked, seconds=seconds)
@@ -123,22 +124,28 @@ def check(
     from tutelage.export import read_artefact
     from tutelage.report import markdown_summary, model_card, write_report
     from tutelage.report.tracking import log_to_mlflow, require_mlflow
-    from tutelage.studies.checking import check_artefact, measure_shipped
-    from tutelage.studies.shipping import read_shipped
+    from tutelage.studies.checking import check_artefact, measure_shipped, verify_artefact
+    from tutelage.studies.ledger import listed, read_shipped
 
     asked = _price(price, currency)
+    for path in (summary, card):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ConfigError(
+                f"{path} cannot be written, there is no folder {path.parent}: make it, or name another file"
+            )
     if mlflow:
         require_mlflow()
-    name, folder = _asked_artefact(run, artefact)
-    judged = read_artefact(folder)
+    judged = read_artefact(artefact if artefact is not None else _newest(run))
     before = read_artefact(baseline) if baseline is not None else None
+    verify_artefact(found, judged, before)
+    name = listed(run, judged)
     _say("measuring it as it runs, beside teacher and student")
     measured = measure_shipped(found, _present(found, name, judged), price=asked, seconds=seconds)
     verdict = check_artefact(found, name, judged, measured, baseline=before, say=_say)
     shipped = read_shipped(run)
     page = write_report(run)
     summarise_check(name, found.result, shipped)
-    typer.echo(f"\nartefact: {folder}\npage:     {page}")
+    typer.echo(f"\nartefact: {judged.folder}\npage:     {page}")
     if summary is not None:
         summary.write_text(markdown_summary(found.result, shipped, name), encoding="utf-8")
         typer.echo(f"summary:  {summary}")
@@ -146,7 +153,7 @@ def check(
         card.write_text(model_card(found.result, shipped, name, license=license), encoding="utf-8")
         typer.echo(f"card:     {card}")
     if mlflow:
-        typer.echo(f"mlflow:   {log_to_mlflow(found.result, shipped, name, folder)}")
+        typer.echo(f"mlflow:   {log_to_mlflow(found.result, shipped, name, judged.folder)}")
     raise typer.Exit(EXIT_CODES[verdict["decision"]])
 
 
@@ -157,34 +164,29 @@ def _open(run: Path, config: Path | None) -> FinishedRun:
     return reopen(run, config)
 
 
-def _asked_artefact(run: Path, given: Path | None) -> tuple[str, Path]:
-    """The name and folder of the artefact to check."""
-    from tutelage.export import read_artefact
-    from tutelage.studies.shipping import artefact_name, read_shipped
+def _newest(run: Path) -> Path:
+    """The folder of the artefact that was exported last."""
+    from tutelage.studies.ledger import folder_of, read_shipped
 
     known = read_shipped(run).get("artefacts", {})
-    if given is not None:
-        manifest = read_artefact(given).manifest
-        return artefact_name(manifest["format"], manifest["precision"] == "int8"), given
     if not known:
         raise ConfigError(
             f"nothing of {run} was exported yet, so there is nothing to check as it will run: `tutelage export {run} --to onnx` first, or "
             "name an artefact with --artifact"
         )
-    name = max(known, key=lambda key: known[key].get("created", ""))
-    return name, run / known[name]["folder"]
+    return folder_of(run, max(known.values(), key=lambda entry: entry.get("created") or ""))
 
 
 def _present(found: FinishedRun, name: str, artefact: Any) -> dict[str, Any]:
     """The run's artefacts that are there and whole: they are timed together, so that they can be compared."""
     from tutelage.errors import ExportError
     from tutelage.export import read_artefact
-    from tutelage.studies.shipping import read_shipped
+    from tutelage.studies.ledger import folder_of, read_shipped
 
     present: dict[str, Any] = {}
     for other, entry in read_shipped(found.folder).get("artefacts", {}).items():
         try:
-            present[other] = read_artefact(found.folder / entry["folder"])
+            present[other] = read_artefact(folder_of(found.folder, entry))
         except ExportError:
             continue
     return present | {name: artefact}

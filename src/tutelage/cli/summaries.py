@@ -9,10 +9,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-#: Thread-seconds without a core in a second of timed calls from which on a machine counts as busy.
-_BUSY = 0.1
-
-
 def seeds_said(count: int) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{count} seed{'s' * (count != 1)}"
@@ -100,6 +96,7 @@ def _measured(console: Console, measured: Mapping[str, Any] | None) -> None:
     from rich.text import Text
 
     from tutelage.report.words import bytes_text
+    from tutelage.studies.judging import BUSY
 
     threads = min(row["threads"] for row in measured["rows"])
     first = min(row["batch"] for row in measured["rows"])
@@ -123,7 +120,7 @@ def _measured(console: Console, measured: Mapping[str, Any] | None) -> None:
         Text(f"  {measured['cpu']['name']}, {threads} thread{plural}, batch {first}; examples/s at the best batch"),
         soft_wrap=True,
     )
-    if max(row.get("waited") or 0.0 for row in measured["rows"]) > _BUSY:
+    if max(row.get("waited") or 0.0 for row in measured["rows"]) > BUSY:
         console.print(Text("  other programs were at work: take these times for orders of magnitude"), soft_wrap=True)
     if measured["cpu"].get("int8_note"):
         console.print(Text(f"  {measured['cpu']['int8_note']}"), soft_wrap=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 from tutelage.config.building import build_study
 from tutelage.config.reading import load_config
 from tutelage.errors import ConfigError, TutelageError
+from tutelage.studies.arm import build_seeded
 from tutelage.studies.finished import FinishedRun, open_run, read_result
 from tutelage.studies.study import CONFIG
 
@@ -26,9 +28,15 @@ def reopen(run: Path, config: Path | None = None) -> FinishedRun:
     """
     result = read_result(run)
     provenance = result.get("provenance", {})
+    if sha256((run / CONFIG).read_bytes()).hexdigest() != result.get("config_sha256"):
+        raise ConfigError(
+            f"{run / CONFIG} is not what ran, its hash differs from the record's: gates or data that were changed afterwards would decide; "
+            "change your own config (or use --set) and give the same `tutelage run` command, which trains nothing anew and judges again"
+        )
     home = _given(config) if config is not None else _recorded(run, provenance.get("config_folder"))
     try:
         study = build_study(load_config(run / CONFIG), home, provenance.get("command", ""))
+        build_seeded(study.student, study.seed_list[0])
     except TutelageError as error:
         if config is not None:
             raise

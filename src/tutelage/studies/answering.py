@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tutelage.data import TransferSet
-from tutelage.export import Artefact, Runner, open_runner
+from tutelage.evaluation import classification_metrics
+from tutelage.export import Artefact, ModuleRunner, Runner, open_runner
+from tutelage.export.parity import FP32_TOLERANCE
 from tutelage.models.calling import Inputs
 from tutelage.models.saving import load_student
 from tutelage.studies.arm import build_seeded
 from tutelage.studies.finished import FinishedRun
+
+#: How much accuracy an int8 artefact may lose to the student on the validation split before it counts as broken.
+INT8_BROKEN = 0.02
+
+Json = dict[str, Any]
 
 #: Examples in a call, where the runner takes so many.
 BATCH = 256
@@ -41,3 +52,39 @@ def runner_of(run: FinishedRun, artefact: Artefact, threads: int | None = None) 
     if artefact.format == "safetensors":
         module = load_student(build_seeded(run.study.student, run.seeds[0]), artefact.folder)
     return open_runner(artefact, threads, module)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the artefact and the trained student said of the validation split, ``[N, C]`` each, and its labels ``[N]``."""
+
+    artefact: NDArray[np.float32]
+    trained: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @staticmethod
+    def of(student: nn.Module, runner: Runner, validation: TransferSet) -> Said:
+        """Ask both."""
+        trained = answers(ModuleRunner(student), validation)
+        return Said(answers(runner, validation), trained, validation.known_labels.numpy())
+
+    def broken(self, int8: bool) -> str | None:
+        """Why an artefact that passed its parity is not the student all the same, or None."""
+        if int8:
+            lost = float(
+                (self.trained.argmax(1) == self.labels).mean() - (self.artefact.argmax(1) == self.labels).mean()
+            )
+            allowed = f"at most {100 * INT8_BROKEN:g} may be"
+            return f"{100 * lost:.1f} points of validation accuracy are lost, {allowed}" if lost > INT8_BROKEN else None
+        apart = np.abs(np.where(self.artefact == self.trained, 0.0, self.artefact - self.trained)).max()
+        # a NaN is below no tolerance
+        if apart <= FP32_TOLERANCE:
+            return None
+        return f"on the validation split a logit is {apart:.2g} from the student's, beyond {FP32_TOLERANCE:g}"
+
+    def metrics(self) -> Json:
+        """Of both."""
+        return {
+            "trained": classification_metrics(self.trained, self.labels),
+            "artefact": classification_metrics(self.artefact, self.labels),
+        }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tutelage.data import Tokenise, TransferSet
 from tutelage.errors import ConfigError, ExportError
-from tutelage.evaluation import crossed_interval
+from tutelage.evaluation import crossed_interval, paired_comparison
 from tutelage.evaluation.cost import count_flops, stored_bytes
 from tutelage.export import (
     Artefact,
@@ -31,15 +31,17 @@ from tutelage.export import (
     parity_cases,
 )
 from tutelage.export.specs import LENGTH
+from tutelage.files import sha256_of
 from tutelage.models.calling import Inputs
-from tutelage.studies.answering import answers, limits, runner_of
+from tutelage.models.saving import WEIGHTS_FILE
+from tutelage.studies.answering import Said, answers, limits, runner_of
 from tutelage.studies.building import pool, preprocessing
 from tutelage.studies.evidence import correctness, slice_tables
 from tutelage.studies.finished import FinishedRun
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.judging import Beside, decide, gate_of, judge
+from tutelage.studies.ledger import update_shipped
 from tutelage.studies.records import arm_record, comparisons
-from tutelage.studies.shipping import update_shipped
 from tutelage.studies.teaching import deployed_module, on_cpu
 
 Json = dict[str, Any]
@@ -88,8 +90,9 @@ def check_artefact(
 ) -> Json:
     """Judge an artefact by the run's gates, and write what was found into ``shipped.json``.
 
-    The artefact is one model: against the teacher its test examples are the sample; against a control arm the control's seeds
-    are a second one. Calibration is that of the logits divided by the artefact's own temperature.
+    The artefact is one model: against the teacher its test examples are the sample. A gain over a control is asked of the recipe
+    over all its seeds, with what the export changed added to each: the artefact is the best of those seeds on validation, and
+    beats the average of a worthless control by being picked. Calibration is that of the logits divided by the artefact's own temperature.
 
     Args:
         run: the run that made it.
@@ -105,8 +108,7 @@ def check_artefact(
     Raises:
         ExportError: the artefact, or the baseline, is another run's or of other classes.
     """
-    _same_run(run, artefact)
-    _inspect(artefact)
+    verify_artefact(run, artefact, baseline)
     test = run.study.splits.test
     labels = test.known_labels.numpy()
     runner = runner_of(run, artefact)
@@ -117,9 +119,11 @@ def check_artefact(
     correct = {arm: correctness(values, labels) for arm, values in logits.items()}
     slices = slice_tables(correct[JUDGED], correct["teacher"], test, run.result["classes"])
     record = arm_record("the artefact", [], logits[JUDGED], logits["teacher"][0], labels)
-    compared = comparisons(JUDGED, logits, labels)
+    recipe = correctness(run.test_logits[JUDGED], labels) + correct[JUDGED] - correct["student"]
+    compared = _comparisons(logits, recipe, correct, labels)
     beside = Beside(
         correct={arm: values for arm, values in correct.items() if arm != "student"},
+        recipe=recipe,
         slices=slices,
         baseline_flips=flips.record if flips is not None else None,
         baseline_correct=flips.correct if flips is not None else None,
@@ -146,6 +150,35 @@ def check_artefact(
     return check
 
 
+def verify_artefact(run: FinishedRun, artefact: Artefact, baseline: Artefact | None = None) -> None:
+    """Find out, before anything of it is run, that an artefact is this run's, and that a baseline can be compared with it.
+
+    Raises:
+        ExportError: it is not, or its model is not what its manifest says.
+    """
+    _same_run(run, artefact)
+    _inspect(artefact)
+    if baseline is not None:
+        _inspect(baseline)
+        _same_classes(run, baseline)
+        _baselines_view(run, baseline)
+
+
+def _comparisons(
+    logits: Mapping[str, NDArray[np.float32]],
+    recipe: NDArray[np.float64],
+    correct: Mapping[str, NDArray[np.float64]],
+    labels: NDArray[np.int64],
+) -> list[Json]:
+    """The artefact against teacher and trained student on each metric, and its recipe against each control on accuracy."""
+    models = {arm: logits[arm] for arm in (JUDGED, "teacher", "student")}
+    rows = comparisons(JUDGED, models, labels)
+    for arm in logits.keys() - models.keys():
+        compared = paired_comparison(recipe, correct[arm], "accuracy", higher_is_better=True)
+        rows.append({"a": JUDGED, "b": arm, **compared.to_json()})
+    return rows
+
+
 def _measures(record: Mapping[str, Any], examples: int) -> Json:
     mean = record["mean"]
     agreement = mean["agreement"]
@@ -166,6 +199,8 @@ def measure_shipped(
     seconds: float = MEASURED_SECONDS,
 ) -> Json:
     """Latency, throughput, memory, size and FLOPs of teacher, trained student and artefacts: ``measured`` of ``shipped.json``."""
+    for artefact in artefacts.values():
+        _inspect(artefact)
     test = run.study.splits.test.for_evaluation()
     first = test.batch(torch.arange(min(max(MEASURED_BATCHES), len(test))))
     given = {"teacher": first.get("teacher", first["student"]), "student": first["student"]}
@@ -206,12 +241,6 @@ def _baseline(
     run: FinishedRun, baseline: Artefact, logits: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> _BaselineFlips:
     classes = run.result["classes"]
-    if sorted(baseline.classes) != sorted(classes):
-        raise ExportError(
-            f"the baseline {baseline.folder} tells {len(baseline.classes)} classes apart ({_some(baseline.classes)}), this run "
-            f"{len(classes)} ({_some(classes)}): their answers cannot be compared; name an artefact for the same classes"
-        )
-    _inspect(baseline)
     test = _baselines_view(run, baseline)
     said = answers(runner_of(run, baseline), test)
     order = [baseline.classes.index(name) for name in classes]
@@ -230,6 +259,15 @@ def _baseline(
         },
         before,
     )
+
+
+def _same_classes(run: FinishedRun, baseline: Artefact) -> None:
+    classes = run.result["classes"]
+    if sorted(baseline.classes) != sorted(classes):
+        raise ExportError(
+            f"the baseline {baseline.folder} tells {len(baseline.classes)} classes apart ({_some(baseline.classes)}), this run "
+            f"{len(classes)} ({_some(classes)}): their answers cannot be compared; name an artefact for the same classes"
+        )
 
 
 def _inspect(artefact: Artefact) -> None:
@@ -270,12 +308,13 @@ def _recorded(run: FinishedRun, artefact: Artefact) -> dict[str, NDArray[np.floa
 
 
 def _same_run(run: FinishedRun, artefact: Artefact) -> None:
-    made_by, wanted = artefact.manifest["run"].get("config_sha256"), run.result["config_sha256"]
-    if made_by != wanted or artefact.manifest["run"].get("seed") not in run.seeds:
+    made_of = artefact.manifest["run"]
+    seed = made_of.get("seed")
+    weights = run.folder / JUDGED / f"seed-{seed}" / WEIGHTS_FILE
+    if seed not in run.seeds or not weights.is_file() or made_of.get("weights_sha256") != sha256_of(weights):
         raise ExportError(
-            f"{artefact.folder} was exported from another run ({artefact.manifest['run'].get('title', 'without a title')}, config "
-            f"{str(made_by)[:12]}…, here {wanted[:12]}…): it would be judged by evidence that is not its own; export this run, or check "
-            "the run it came from"
+            f"{artefact.folder} was not made of a student of {run.folder} (it is of {made_of.get('title', 'a run without a title')!r}, "
+            f"seed {seed}): it would be judged by evidence that is not its own; export this run, or check the run it came from"
         )
     if artefact.classes != run.result["classes"]:
         raise ExportError(
@@ -288,10 +327,12 @@ def _parity_gate(run: FinishedRun, artefact: Artefact, runner: Runner) -> Json:
     student = run.student(artefact.manifest["run"]["seed"])
     asked = pool(run.study.splits.validation.for_evaluation())
     cases = parity_cases(asked, artefact.inputs, student, *limits(runner))
-    parity = check_parity(student, runner, cases, int8=artefact.precision == "int8")
+    int8 = artefact.precision == "int8"
+    parity = check_parity(student, runner, cases, int8=int8)
     value = parity.agreement if parity.tolerance is None else parity.max_abs
-    why = f"On {len(cases)} combinations of batch and length: {parity.why}."
-    return gate_of("parity", value, parity.tolerance, parity.passed, why)
+    broken = Said.of(student, runner, run.study.splits.validation).broken(int8) if parity.passed else None
+    why = f"On {len(cases)} combinations of batch and length: {parity.why}" + (f"; {broken}." if broken else ".")
+    return gate_of("parity", value, parity.tolerance, parity.passed and broken is None, why)
 
 
 def _cost(measured: Mapping[str, Any], name: str, artefact: Artefact) -> Json:
@@ -300,7 +341,7 @@ def _cost(measured: Mapping[str, Any], name: str, artefact: Artefact) -> Json:
     batch = min(row["batch"] for row in measured["rows"])
     longest = max(row["length"] or 0 for row in measured["rows"])
     first = {
-        row["model"]: {"p50": row["p50"], "spread": row["spread"], "batch": batch}
+        row["model"]: {"p50": row["p50"], "spread": row["spread"], "waited": row.get("waited"), "batch": batch}
         for row in measured["rows"]
         if (row["threads"], row["batch"], row["length"] or 0) == (threads, batch, longest)
     }

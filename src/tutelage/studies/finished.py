@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tutelage.data import TransferSet, hex_id
-from tutelage.errors import CheckpointError, ConfigError
+from tutelage.errors import CheckpointError, ConfigError, ModelError
 from tutelage.evaluation import classification_metrics
 from tutelage.models.saving import load_student
 from tutelage.studies.arm import PREDICTIONS, RECORD, ArmRun, build_seeded, predict, read_arm
@@ -71,7 +71,13 @@ class FinishedRun:
             CheckpointError: its code or data are not those of the run any more.
         """
         run = self.arm(name, seed)
-        student = load_student(build_seeded(self.study.student, seed), run.folder).cpu().eval()
+        try:
+            student = load_student(build_seeded(self.study.student, seed), run.folder).cpu().eval()
+        except ModelError as error:
+            raise CheckpointError(
+                f"the weights in {run.folder} do not fit the student that its code builds now: the code changed since the run, and "
+                "nothing else than what was judged may be exported; bring back the code of the run, or run the study again"
+            ) from error
         _same_answers(student, run, self.study.splits.test)
         return student
 
@@ -165,7 +171,14 @@ def read_result(folder: Path) -> Json:
 
 
 def _same_examples(run: ArmRun, test: TransferSet) -> None:
-    ids = load_file(run.folder / PREDICTIONS)["ids"]
+    stored = load_file(run.folder / PREDICTIONS)
+    ids = stored["ids"]
+    if torch.equal(ids, test.ids) and not torch.equal(stored["labels"], test.known_labels):
+        changed = int((stored["labels"] != test.known_labels).sum())
+        raise CheckpointError(
+            f"{changed:,} of the {len(ids):,} test examples have other labels than when {run.folder} was tested: its accuracy would be "
+            "judged by labels that it was not; bring back those of the run, or run the study again"
+        )
     if not torch.equal(ids, test.ids):
         raise CheckpointError(
             f"{run.folder} was tested on other examples than the test split holds now ({len(ids):,} then, {len(test):,} now): its answers "

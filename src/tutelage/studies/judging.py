@@ -23,6 +23,9 @@ Decision = Literal["ship", "hold", "reject"]
 
 Json = dict[str, Any]
 
+#: Share of the time that timed threads waited for a core from which on a machine counts as busy.
+BUSY = 0.1
+
 _ONE_SEED = "One seed cannot tell luck in training from merit: run at least 2 seeds, better 5."
 _NO_INTERVAL = "No interval could be computed: nothing varies between seeds or examples."
 
@@ -36,6 +39,8 @@ class Beside:
         slices: rows of :func:`tutelage.evaluation.slice_table` by column, ``class`` among them.
         baseline_flips: ``{"rate", "ci95"}`` against a previously shipped artefact, or None.
         baseline_correct: 0/1 of that artefact, ``[1, N]``, or None.
+        recipe: for an artefact, right answers ``[S, N]`` of the recipe that made it, with what its export changed; a gain is asked of it,
+            because the best of S students beats a control's average by being the best.
         one_model: whether one model is judged as it is, and not a recipe over seeds.
         what: who is judged, to begin a sentence with.
     """
@@ -44,6 +49,7 @@ class Beside:
     slices: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict[str, Sequence[Mapping[str, Any]]])
     baseline_flips: Mapping[str, Any] | None = None
     baseline_correct: NDArray[Any] | None = None
+    recipe: NDArray[Any] | None = None
     one_model: bool = False
     what: str = "The student"
 
@@ -171,7 +177,11 @@ def _gain_gate(
     low, high = comparison["ci95"]
     control = {"scratch": "labels alone", "label_smoothing": "label smoothing"}[other]
     moved = f"{abs(100 * gain):.1f} points of accuracy {'below' if gain < 0 else 'above'} {control}"
-    who = "With the teacher the student" if beside.what == "The student" else beside.what
+    who = (
+        "With the teacher the student"
+        if beside.recipe is None
+        else "The artefact's recipe, with what the export changed,"
+    )
     said = f"{who} is {moved} (95% interval: {_span(low, high, 'above', 'below')})"
     asked = f"a gain of more than {'' if limit >= 0 else 'minus '}{_points(limit)}" if limit else "a gain"
     if low > limit:
@@ -180,7 +190,8 @@ def _gain_gate(
         return gate_of(name, gain, limit, False, f"{said}; none of the interval is {asked}.")
     chance = "that cannot be told from chance" if not limit else "more seeds or test examples would decide"
     gate = gate_of(name, gain, limit, None, f"{said}; only part of the interval is {asked}: {chance}.")
-    return _undecided(gate, beside.correct.get(JUDGED), beside.correct.get(other), limit)
+    mine = beside.recipe if beside.recipe is not None else beside.correct.get(JUDGED)
+    return _undecided(gate, mine, beside.correct.get(other), limit)
 
 
 def _worst_gate(name: str, limit: float | None, beside: Beside) -> Json | None:
@@ -238,8 +249,12 @@ def _ceiling_gate(name: str, limit: float | None, arms: Mapping[str, Any], besid
 
 
 def _baseline_gate(limit: float | None, beside: Beside) -> Json | None:
-    if limit is None or beside.baseline_flips is None:
+    if limit is None or not beside.one_model:
         return None
+    if beside.baseline_flips is None:
+        return gate_of(
+            "negative_flips_vs_baseline", None, limit, None, "No artefact was named to compare with: give --baseline."
+        )
     value, interval = beside.baseline_flips["rate"], beside.baseline_flips["ci95"]
     name = "negative_flips_vs_baseline"
     if None in interval:
@@ -294,6 +309,13 @@ def _ratio_gate(name: str, limit: float | None, cost: Mapping[str, Any], what: s
         return gate_of(name, ratio, limit, ratio <= limit, f"{said}; at most {100 * limit:.3g}% is allowed.")
     said = f"{what} takes {share} time to answer one example ({measure('student'):.2g} ms)"
     low, high = _ratio_spread(cost, ratio)
+    waited = max(cost[who]["latency_ms"].get("waited") or 0.0 for who in ("student", "teacher"))
+    if waited > BUSY:
+        why = (
+            f"{said}, but other programs were at work: the timed threads had no core for {waited:.0%} of the time, so the ratio shows "
+            "nothing; measure on a machine that does nothing else."
+        )
+        return gate_of(name, ratio, limit, None, why)
     allowed = f"at most {100 * limit:.3g}% is allowed"
     if low <= limit < high:
         why = (
