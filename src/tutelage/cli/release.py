@@ -69,6 +69,9 @@ def export(
     config: _Config = None,
 ) -> None:
     """Export a run's student, and prove that the artefact answers as the student does."""
+    from tutelage.export import require_packages
+
+    require_packages(to.value)
     found = _open(run, config)
     from tutelage.report import write_report
     from tutelage.studies.checking import measure_shipped

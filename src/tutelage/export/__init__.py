@@ -7,7 +7,7 @@ from tutelage.export.onnx_format import OnnxRunner, inspect_onnx, to_onnx
 from tutelage.export.parity import Parity, check_parity, parity_cases
 from tutelage.export.quantising import quantise_onnx
 from tutelage.export.readme import readme_text
-from tutelage.export.runners import open_runner
+from tutelage.export.runners import open_runner, require_packages
 from tutelage.export.running import Subject, cost_per_million, measure_running
 from tutelage.export.specs import Runner, TensorSpec, input_specs, named
 
@@ -34,6 +34,7 @@ __all__ = [
     "quantise_onnx",
     "read_artefact",
     "readme_text",
+    "require_packages",
     "set_aside",
     "staging",
     "to_executorch",

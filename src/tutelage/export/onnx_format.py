@@ -56,7 +56,7 @@ def to_onnx(
         ModelError: the model gives no class logits, or needs an input that the sample lacks.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    _check_packages()
+    check_packages()
     data = path.with_name(f"{path.name}.data")
     for old in (path, data):
         old.unlink(missing_ok=True)
@@ -80,7 +80,12 @@ def to_onnx(
     return facts
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Make sure that what an export to ONNX needs is there.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
     onnx_package("exporting to ONNX")
     onnxruntime_package("exporting to ONNX")
     try:

@@ -268,7 +268,7 @@ def _worth_it(source: Path, found: Found, fp32_accuracy: float | None, fp32_byte
     if found.trial is None:
         raise ExportError(
             f"no int8 form of {source} keeps the accuracy but for {allowed:.2%}: {found.why}. int8 does not pay here; ship the "
-            f"model in fp32, or allow a larger drop. {tried}"
+            f"model in fp32, or allow a larger drop (max_accuracy_drop of quantise_onnx, from Python). {tried}"
         )
     if found.trial.measured.bytes >= fp32_bytes:
         raise ExportError(

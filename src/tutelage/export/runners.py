@@ -5,11 +5,24 @@ from __future__ import annotations
 from torch import nn
 
 from tutelage.errors import ExportError
-from tutelage.export.artefacts import Artefact
+from tutelage.export.artefacts import Artefact, Format
 from tutelage.export.hub_folder import ModuleRunner
 from tutelage.export.mobile import ExecutorchRunner
-from tutelage.export.onnx_format import OnnxRunner
+from tutelage.export.mobile_running import executorch_package
+from tutelage.export.onnx_format import OnnxRunner, check_packages
 from tutelage.export.specs import Runner
+
+
+def require_packages(to: Format) -> None:
+    """Find out before anything is done whether the packages of a format are there.
+
+    Raises:
+        MissingExtraError: one is not; the message names the install command.
+    """
+    if to == "onnx":
+        check_packages()
+    elif to == "executorch":
+        executorch_package("exporting to ExecuTorch")
 
 
 def open_runner(artefact: Artefact, threads: int | None = None, module: nn.Module | None = None) -> Runner:

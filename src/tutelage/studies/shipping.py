@@ -21,6 +21,7 @@ from tutelage.export import (
     open_runner,
     parity_cases,
     readme_text,
+    require_packages,
     set_aside,
     staging,
 )
@@ -57,6 +58,7 @@ def export_student(
 
     Raises:
         ConfigError: no such seed, or int8 for a format that has none.
+        MissingExtraError: the format's packages are not installed.
         ExportError: it could not be exported, or does not answer as the student does; then it is kept beside ``out``, under
             its name with ``.failed``.
     """
@@ -65,6 +67,7 @@ def export_student(
             "--int8 with --to safetensors: that folder holds the trained weights as they are, for libraries that quantise themselves; "
             "export int8 to onnx or executorch"
         )
+    require_packages(to)
     name = artefact_name(to, int8)
     destination = Path(out) if out is not None else run.folder / EXPORTS / name
     check_destination(destination)
