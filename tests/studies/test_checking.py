@@ -307,3 +307,10 @@ def test_int8_that_loses_the_validation_split_fails_its_parity(
     gate = checked(run, artefact)["gates"][0]
     assert gate["passed"] is False
     assert "9.0 points" in gate["why"]
+
+
+def test_no_artefact_is_timed_beyond_its_own_bound(run: FinishedRun, artefact: Artefact) -> None:
+    """A mobile program for sixteen texts would end the measuring of all with an error at thirty-two."""
+    assert checking._batches([artefact]) == (1, 32)
+    assert checking._batches([artefact, renamed(artefact, max_batch=16)]) == (1, 16)
+    assert checking._batches([]) == (1, 32)

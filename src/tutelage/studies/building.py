@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import __version__
-from tutelage.data import Chain, Tokenise, TransferSet
+from tutelage.data import Chain, Splits, Tokenise, TransferSet
 from tutelage.errors import ExportError
 from tutelage.export import (
     Format,
@@ -81,7 +81,7 @@ def build(run: FinishedRun, student: nn.Module, staged: Path, to: Format, int8: 
         return Built(max(weights, key=len), weights, input_specs(given), [logits], facts)
     calibration = _calibration(train) if int8 else []
     if to == "executorch":
-        most = preprocessing(validation)["max_length"] or _longest(validation)
+        most = preprocessing(validation)["max_length"] or _longest(run.study.splits)
         made = to_executorch(student, sample, staged / "model.pte", int8=int8, calibration=calibration, max_length=most)
         return Built("model.pte", made.files, made.inputs, made.outputs, made.to_json())
     if not int8:
@@ -129,10 +129,15 @@ def _calibration(train: TransferSet) -> list[Inputs]:
     return [train.batch(chunk)["student"] for chunk in rows.split(CALIBRATION_BATCH)]
 
 
-def _longest(validation: TransferSet) -> int | None:
-    """The most tokens that a batch of the split has; None where there are no tokens."""
-    views = (student_view(validation, start, start + BATCH) for start in range(0, len(validation), BATCH))
-    tokens = [named(view)[spec.name].shape[1] for view in views for spec in input_specs(view) if LENGTH in spec.shape]
+def _longest(splits: Splits) -> int | None:
+    """The most tokens that a batch of any split has, for a program that must be told; None where there are no tokens."""
+    tokens = [
+        named(view)[spec.name].shape[1]
+        for part in (splits.train.for_evaluation(), splits.validation, splits.test)
+        for view in (student_view(part, start, start + BATCH) for start in range(0, len(part), BATCH))
+        for spec in input_specs(view)
+        if LENGTH in spec.shape
+    ]
     return max(tokens, default=None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -215,8 +215,9 @@ def measure_shipped(
             Subject(name, _artefact_maker(run, artefact), given["student"], _RUNTIMES[artefact.format])
             for name, artefact in artefacts.items()
         ]
+        batches = _batches(artefacts.values())
         lengths = _lengths(given["student"])
-        measured = measure_running(subjects, batches=MEASURED_BATCHES, lengths=lengths, seconds=seconds).to_json()
+        measured = measure_running(subjects, batches=batches, lengths=lengths, seconds=seconds).to_json()
         sizes = {name: stored_bytes(module) for name, module in modules.items()}
         flops = {name: _flops(module, given[name]) for name, module in modules.items()}
     measured["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -349,6 +350,12 @@ def _cost(measured: Mapping[str, Any], name: str, artefact: Artefact) -> Json:
     if "teacher" in first:
         cost["teacher"] = {"bytes": measured["bytes"]["teacher"], "latency_ms": first["teacher"]}
     return cost
+
+
+def _batches(artefacts: Iterable[Artefact]) -> tuple[int, ...]:
+    """The batch sizes that are measured; the largest that all of them take where one has a bound below."""
+    most = min((artefact.manifest.get("max_batch") or max(MEASURED_BATCHES) for artefact in artefacts), default=None)
+    return tuple(sorted({min(batch, most or batch) for batch in MEASURED_BATCHES}))
 
 
 def _lengths(inputs: Inputs) -> tuple[int | None, ...]:
