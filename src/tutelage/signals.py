@@ -5,8 +5,9 @@ Logits are *supervised rows* ``[N, C]``; masks and shifts are resolved once, whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -107,11 +108,28 @@ class Signals:
 
     Args:
         logits: class scores for the N supervised rows, or None for a model that gives features alone.
+        features: what inner layers gave, ``[B, ...]``, by the layer's name.
     """
 
     logits: ClassScores | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def provides(self) -> frozenset[str]:
-        """The names a term may need: ``logits``."""
-        return frozenset({"logits"} if self.logits is not None else ())
+        """The names a term may need: ``logits``, and ``features["NAME"]`` for each layer."""
+        named = {f'features["{name}"]' for name in self.features}
+        return frozenset(named | ({"logits"} if self.logits is not None else set()))
+
+
+Side = Literal["student", "teacher"]
+
+
+def feature_need(side: Side, layer: str) -> str:
+    """The name of one side's feature among a term's needs: ``teacher.features["layers.3"]``."""
+    return f'{side}.features["{layer}"]'
+
+
+def layers_needed(needs: Iterable[str], side: Side) -> list[str]:
+    """The layers of one side that some need names, sorted."""
+    prefix = f'{side}.features["'
+    return sorted(need[len(prefix) : -2] for need in needs if need.startswith(prefix))

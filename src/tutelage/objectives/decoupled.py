@@ -49,6 +49,7 @@ class DKD(Term):
 
     name = "dkd"
     needs = SOFT_NEEDS | {"labels"}
+    additive = True
 
     def __post_init__(self) -> None:
         set_temperature(self)

@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ObjectiveError
 from tutelage.objectives.divergence import check_classes
@@ -26,6 +26,7 @@ _REMEDY = {
     "teacher.logits": "give a teacher that returns class logits, or leave the term out",
     "labels": f"give rows['labels'] ({NO_LABEL} where an example has none), or leave the term out",
 }
+_REMEDY_FOR_FEATURES = "give a model with such a layer; a teacher must be able to show its layers, which kept answers cannot, or leave the term out"
 
 
 class _Algebra(ABC):
@@ -71,11 +72,30 @@ class Term(_Algebra):
     """One loss: a sum over rows, and how many rows it counts.
 
     Final terms are frozen dataclasses; ``name`` is the word of configs and logs, ``needs`` the signals it reads, from
-    ``student.logits``, ``teacher.logits`` and ``labels``.
+    ``student.logits``, ``teacher.logits``, ``labels`` and layers' features (:func:`tutelage.signals.feature_need`).
     """
 
     name: str
     needs: frozenset[str]
+    #: Whether the sum over a batch is the sum over its rows alone, so that batches may be joined or cut without changing it.
+    additive: ClassVar[bool] = False
+
+    @property
+    def weights(self) -> nn.Module | None:
+        """What the term itself has to learn (a projector), trained with the student and never exported; None for most."""
+        return None
+
+    def fitted(self, student: Signals, teacher: Signals | None) -> Term:  # noqa: ARG002 - most terms fit as they are
+        """The term with weights made for signals of these shapes, initialised from torch's generator.
+
+        Raises:
+            ObjectiveError: shapes that cannot meet.
+        """
+        return self
+
+    def adjustments(self) -> str | None:
+        """In words, what :meth:`fitted` put between the two sides (a projector, a pooling); None for nothing."""
+        return None
 
     def parts(self) -> tuple[tuple[Schedule, Term], ...]:
         return ((Constant(1.0), self),)
@@ -162,6 +182,23 @@ class Objective(_Algebra):
         """Every signal that some term reads."""
         return frozenset[str]().union(*(component.term.needs for component in self.components))
 
+    @property
+    def weights(self) -> nn.ModuleDict:
+        """The terms' own weights by the component's name; empty for most objectives."""
+        found = {component.name: component.term.weights for component in self.components}
+        return nn.ModuleDict({name: module for name, module in found.items() if module is not None})
+
+    def fitted(self, student: Signals, teacher: Signals | None, seed: int) -> Objective:
+        """The objective with every term's weights made for signals of these shapes, from ``seed`` alone.
+
+        Raises:
+            ObjectiveError: shapes that cannot meet.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            parts = [(weight, term.fitted(student, teacher)) for weight, term in self.parts()]
+        return Objective.of(parts)
+
     def counts(self, rows: Rows) -> Tensor:
         """``[len(components)]`` int64: the rows each component counts, to be summed over batches and processes."""
         return torch.stack([component.term.count(rows) for component in self.components])
@@ -226,7 +263,7 @@ class Objective(_Algebra):
             for need in sorted(component.term.needs - provided):
                 raise ObjectiveError(
                     f"the term {component.name!r} needs {need}, which nobody provides (there is: "
-                    f"{', '.join(sorted(provided)) or 'nothing'}): {_REMEDY[need]}"
+                    f"{', '.join(sorted(provided)) or 'nothing'}): {_REMEDY.get(need, _REMEDY_FOR_FEATURES)}"
                 )
         if student.logits is None:
             return

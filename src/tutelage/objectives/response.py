@@ -38,6 +38,7 @@ class CrossEntropy(Term):
 
     name = "cross_entropy"
     needs = frozenset({"student.logits", "labels"})
+    additive = True
 
     def __post_init__(self) -> None:
         set_number(self, "label_smoothing")
@@ -102,6 +103,7 @@ class KL(Term):
 
     name = "kl"
     needs = SOFT_NEEDS
+    additive = True
 
     def __post_init__(self) -> None:
         set_temperature(self)
@@ -147,6 +149,7 @@ class Divergence(Term):
     params: tuple[tuple[str, float], ...]
 
     needs = SOFT_NEEDS
+    additive = True
 
     def __init__(
         self,
@@ -210,6 +213,7 @@ class LogitMSE(Term):
 
     name = "logit_mse"
     needs = SOFT_NEEDS
+    additive = True
 
     def __post_init__(self) -> None:
         check_flags(self, "centred")

@@ -34,6 +34,7 @@ from tutelage.studies.judging import Beside, judge
 from tutelage.studies.preflight import check_classes, check_folder, check_labels, check_student, check_training
 from tutelage.studies.records import arm_record, comparisons, provenance
 from tutelage.studies.teaching import deployed_module, on_cpu, teacher_identity, teacher_predictions
+from tutelage.studies.together import run_all
 from tutelage.studies.yaml_text import to_yaml
 from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
 
@@ -295,30 +296,27 @@ class Study:
             **_held_out_identity(self.splits),
             "teacher": teacher_identity(teacher),
         }
-        return {
-            arm: [
-                run_arm(
-                    ArmPlan(
-                        arm=arm,
-                        seed=seed,
-                        folder=folder / arm / f"seed-{seed}",
-                        build=self.student,
-                        objective=objective,
-                        training=self.training,
-                        train=self.splits.train,
-                        validation=self.splits.validation,
-                        test=self.splits.test,
-                        teacher=answering,
-                        given_teacher=teacher,
-                        processing=self.processing,
-                        fingerprint=identity,
-                    ),
-                    progress,
-                )
-                for seed in self.seed_list
-            ]
+        plans = [
+            ArmPlan(
+                arm=arm,
+                seed=seed,
+                folder=folder / arm / f"seed-{seed}",
+                build=self.student,
+                objective=objective,
+                training=self.training,
+                train=self.splits.train,
+                validation=self.splits.validation,
+                test=self.splits.test,
+                teacher=answering,
+                given_teacher=teacher,
+                processing=self.processing,
+                fingerprint=identity,
+            )
             for arm, objective in self.objectives.items()
-        }
+            for seed in self.seed_list
+        ]
+        runs = run_all(plans, progress)
+        return {arm: [run for run in runs if run.arm == arm] for arm in self.objectives}
 
     def _class_names(self, count: int) -> list[str]:
         """A name for each of the models' classes, of which the data may not show the last."""
