@@ -3,7 +3,7 @@
 from tutelage.data.ids import content_ids, hex_id
 from tutelage.data.randomness import Draws
 from tutelage.data.sources import SOURCES, DataSource, load_source
-from tutelage.data.splits import Splits, keep_labels, split
+from tutelage.data.splits import Splits, keep_labels, noisy_labels, split
 from tutelage.data.transfer_set import Batch, TransferSet
 from tutelage.data.views import (
     Chain,
@@ -37,5 +37,6 @@ __all__ = [
     "is_random",
     "keep_labels",
     "load_source",
+    "noisy_labels",
     "split",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +24,14 @@ class Splits:
     Raises:
         DataError: an example of one split stands in another, by content; a validation or test example has no label; two
             splits differ in dtype or in class names.
+
+    ``omitted`` are the classes that were taken out of the transfer set (:meth:`omit_classes`), sorted.
     """
 
     train: TransferSet
     validation: TransferSet
     test: TransferSet
+    omitted: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, held_out in (("validation", self.validation), ("test", self.test)):
@@ -55,6 +58,36 @@ class Splits:
     def keep_labels(self, count: int, seed: int = 0) -> Splits:
         """The same splits with ``count`` labels left in the transfer set; see :func:`keep_labels`."""
         return replace(self, train=keep_labels(self.train, count, seed))
+
+    def omit_classes(self, classes: Sequence[int | str]) -> Splits:
+        """The same splits without any example of these classes in the transfer set; validation and test keep theirs.
+
+        Hinton et al. 2015, §3: what a student learns of a class that only its teacher has seen. An example without a label
+        stays, whatever it shows.
+
+        Args:
+            classes: by number or by name.
+
+        Raises:
+            DataError: an unknown class, one of which the transfer set has no labelled example, or every class.
+        """
+        names = self.class_labels()
+        chosen = sorted({_class_index(name, names) for name in classes} | set(self.omitted))
+        labels = self.train.known_labels
+        for index in chosen:
+            if index not in self.omitted and not bool((labels == index).any()):
+                raise DataError(
+                    f"omit: the transfer set has no example labelled {names[index]!r}: it would be left out in name only; omit a "
+                    "class that is there"
+                )
+        rest = torch.nonzero(~torch.isin(labels, torch.tensor(chosen)))[:, 0]
+        if len(rest) == 0:
+            raise DataError(f"omit: without {', '.join(names[index] for index in chosen)} the transfer set is empty")
+        return replace(self, train=self.train.select(rest), omitted=tuple(chosen))
+
+    def with_label_noise(self, fraction: float, seed: int = 0) -> Splits:
+        """The same splits with a fraction of the transfer set's labels wrong; see :func:`noisy_labels`."""
+        return replace(self, train=noisy_labels(self.train, fraction, self.classes, seed))
 
 
 def split(
@@ -119,6 +152,38 @@ def keep_labels(transfer_set: TransferSet, count: int, seed: int = 0) -> Transfe
         rows = labelled[order][labels[labelled][order] == label][:quota]
         kept[rows] = label
     return transfer_set.with_labels(kept)
+
+
+def noisy_labels(transfer_set: TransferSet, fraction: float, classes: int, seed: int = 0) -> TransferSet:
+    """Replace exactly that fraction of the labels, rounded, by another class each, all others equally likely.
+
+    Symmetric noise. Which labels, and what they become, hangs on ``seed`` and the content ids alone.
+
+    Raises:
+        DataError: a fraction outside [0, 1), or fewer than two classes.
+    """
+    if not 0 <= fraction < 1 or classes < 2:
+        raise DataError(
+            f"label_noise: {fraction} of the labels over {classes} classes, expected a fraction in [0, 1) and at least two classes: "
+            "a wrong label needs another class to name"
+        )
+    labels = transfer_set.known_labels.clone()
+    labelled = torch.nonzero(labels != NO_LABEL)[:, 0]
+    ids = transfer_set.ids[labelled]
+    rows = labelled[_random_order(ids, seed, "noise")][: round(fraction * len(labelled))]
+    step = Draws(seed, 0, transfer_set.ids[rows]).integers("wrong label", 1, classes - 1)[:, 0]
+    labels[rows] = (labels[rows] + step) % classes
+    return transfer_set.with_labels(labels)
+
+
+def _class_index(name: int | str, names: Sequence[str]) -> int:
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
+        return name
+    if isinstance(name, str) and name in names:
+        return list(names).index(name)
+    raise DataError(
+        f"omit: there is no class {name!r}; the {len(names)} classes are {', '.join(names)}, counted from 0"
+    )
 
 
 def _divide(pool: TransferSet, fractions: list[float], seed: int) -> list[Tensor]:

@@ -15,6 +15,7 @@ from tutelage.objectives.objective import Component, Objective, ObjectiveValue, 
 from tutelage.objectives.relation import DIST
 from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
 from tutelage.objectives.schedules import Constant, Cosine, Linear, Piecewise, Schedule, as_schedule
+from tutelage.objectives.virtual import TeacherFree
 
 __all__ = [
     "DIST",
@@ -31,6 +32,7 @@ __all__ = [
     "ObjectiveValue",
     "Piecewise",
     "Schedule",
+    "TeacherFree",
     "Term",
     "alpha_beta",
     "as_objective",

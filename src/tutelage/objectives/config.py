@@ -14,12 +14,13 @@ from tutelage.objectives.objective import Objective, Term
 from tutelage.objectives.relation import DIST
 from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
 from tutelage.objectives.schedules import Schedule, as_schedule, nearest
+from tutelage.objectives.virtual import TeacherFree
 
 _Entry = tuple[Callable[..., Term], tuple[str, ...]]
 
 
 def _entries() -> dict[str, _Entry]:
-    classes = (CrossEntropy, KL, LogitMSE, DKD, DIST)
+    classes = (CrossEntropy, KL, LogitMSE, DKD, DIST, TeacherFree)
     entries: dict[str, _Entry] = {c.name: (c, tuple(f.name for f in dataclasses.fields(c))) for c in classes}
     for name, definition in DEFINITIONS.items():
         options = ("temperature", "scale_by_t2", "standardise", *definition.parameters)
@@ -33,7 +34,7 @@ _TERMS = _entries()
 def objective_from_config(items: Sequence[Mapping[str, Any]]) -> Objective:
     """The objective that a config's ``objective:`` describes; what :meth:`Objective.describe` gives back.
 
-    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist`` or a divergence's name), ``weight``
+    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist``, ``teacher_free`` or a divergence's name), ``weight``
     (a number or a schedule; 1 if absent), and the term's own options.
 
     Raises:
