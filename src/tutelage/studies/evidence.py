@@ -127,21 +127,22 @@ def _flips(
                 "teacher_confidence": float(teacher_p[row].max()),
                 "student": names[int(student_p[row].argmax())],
                 "student_confidence": float(student_p[row].max()),
-                "image": _image(test, row),
-                "text": _text(test, row),
+                "image": shown_image(test, row),
+                "text": shown_text(test, row),
             }
         )
     return {"arm": arm, "seed": seed, "total": len(rows), "examples": examples}
 
 
-def _text(test: TransferSet, row: int) -> str | None:
+def shown_text(test: TransferSet, row: int) -> str | None:
+    """The raw input where it is a text, cut where it is long."""
     if isinstance(test.inputs, Tensor | Mapping):
         return None
     text = test.inputs[row]
     return text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}…"
 
 
-def _image(test: TransferSet, row: int) -> str | None:
+def shown_image(test: TransferSet, row: int) -> str | None:
     """The raw input as a PNG data URI, where it is an image ``[H, W]``, ``[1, H, W]`` or ``[3, H, W]``."""
     if not isinstance(test.inputs, Tensor):
         return None

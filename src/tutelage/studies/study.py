@@ -168,6 +168,18 @@ class Study:
         with _alone_in(folder):
             return self._run(folder, progress if progress is not None else Silent())
 
+    def prepare_teacher(self, out: str | Path, progress: Progress | None = None) -> Teacher:
+        """The teacher alone, trained in ``out`` first where this run is to train it: a later :meth:`run` finds it done.
+
+        Raises:
+            ConfigError: something does not fit together; nothing has been trained yet.
+            CheckpointError: ``out`` holds a teacher with other settings; the message shows the difference.
+        """
+        folder = Path(out)
+        self._check(folder)
+        with _alone_in(folder):
+            return self._ready_teacher(folder, progress if progress is not None else Silent())[0]
+
     def _run(self, folder: Path, progress: Progress) -> Json:
         started, clock = datetime.now(UTC), time.perf_counter()
         config_text = self._config_text()
