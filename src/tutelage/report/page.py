@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from tutelage.errors import ConfigError, DataError
+from tutelage.errors import ConfigError
 from tutelage.report import diagnosis, sections
 from tutelage.report.fidelity import fidelity
 from tutelage.report.gate_words import because
+from tutelage.report.pages import day, read_json, render, write_page
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, text
 from tutelage.report.shipped import shipped_section
 from tutelage.report.words import MISSING, against_teacher, duration, headline, objective_text, plural
@@ -59,16 +53,7 @@ def write_report(run_dir: Path) -> Path:
         ConfigError: the folder holds no ``result.json``.
         DataError: one of the two is damaged, or not the record of a finished run or of an export.
     """
-    target = Path(run_dir) / PAGE
-    page = _render(*read_records(run_dir))
-    draft = target.with_name(f".{PAGE}.{os.getpid()}")
-    try:
-        # a lone surrogate is valid in JSON and has no UTF-8
-        draft.write_bytes(page.encode("utf-8", errors="replace"))
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    return write_page(Path(run_dir) / PAGE, _render(*read_records(run_dir)))
 
 
 def read_records(run_dir: Path) -> tuple[Record, Record | None]:
@@ -80,7 +65,7 @@ def read_records(run_dir: Path) -> tuple[Record, Record | None]:
     """
     source, exported = Path(run_dir) / RECORD, Path(run_dir) / SHIPPED
     try:
-        result = _read(source, "run `tutelage run` again with the same config, which writes it anew")
+        result = read_json(source, "run `tutelage run` again with the same config, which writes it anew")
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"no {RECORD} in {run_dir}: expected the output folder of a finished run. There is nothing to make a page "
@@ -88,34 +73,14 @@ def read_records(run_dir: Path) -> tuple[Record, Record | None]:
         ) from None
     checked = check_layout(result, str(source))
     try:
-        shipped = _read(exported, "run `tutelage export` and `tutelage check` again, which write it anew")
+        shipped = read_json(exported, "run `tutelage export` and `tutelage check` again, which write it anew")
     except FileNotFoundError:
         return checked, None
     return checked, check_shipped(shipped, str(exported))
 
 
-def _read(source: Path, remedy: str) -> object:
-    try:
-        return json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{source} is not valid JSON ({error}): it was cut off or edited, and a page made from part of it would "
-            f"leave evidence out unnoticed; {remedy}"
-        ) from error
-
-
 def _render(result: Record, shipped: Record | None) -> str:
-    # the page is HTML whatever its template is called: everything that is not Markup is escaped
-    environment = Environment(
-        loader=PackageLoader("tutelage.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("template.html.j2")
-    style = (files("tutelage.report") / "style.css").read_text(encoding="utf-8")
-    return template.render(style=Markup(style), **_view(result, shipped)).lstrip()
+    return render("template.html.j2", _view(result, shipped))
 
 
 def _view(result: Record, shipped: Record | None) -> dict[str, Any]:
@@ -141,16 +106,6 @@ def _view(result: Record, shipped: Record | None) -> dict[str, Any]:
     }
 
 
-def _day(value: object) -> str:
-    """A timestamp as a day, or as it was written."""
-    written = text(value)
-    try:
-        moment = datetime.fromisoformat(written)
-    except ValueError:
-        return written
-    return f"{moment.day} {moment:%B %Y}"
-
-
 def _seeds(result: Record) -> str:
     """The seeds of the students, in the record's words."""
     arms = mapping(result.get("arms"))
@@ -164,7 +119,7 @@ def _facts(result: Record) -> list[str]:
     splits = mapping(result.get("splits"))
     test = number(splits.get("test"))
     facts = [
-        _day(result.get("started")),
+        day(result.get("started")),
         f"took {duration(number(result.get('seconds')))}" if number(result.get("seconds")) is not None else "",
         plural(seeds, "seed") if seeds else "",
         plural(int(test), "test example") if test is not None else "",
