@@ -63,9 +63,11 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     objective, extra_arms = _objectives(config)
     arms = [arm for arm in config.study.arms if isinstance(arm, str)]
     labelled, tokenizer = _splits(config.data, folder)
-    splits = (
-        labelled.keep_labels(config.data.labelled, config.data.seed) if config.data.labelled is not None else labelled
-    )
+    if config.data.label_noise is not None:
+        labelled = labelled.with_label_noise(config.data.label_noise, config.data.seed)
+    splits = labelled.omit_classes(config.data.omit) if config.data.omit is not None else labelled
+    if config.data.labelled is not None:
+        splits = splits.keep_labels(config.data.labelled, config.data.seed)
     teacher, recipe = _teacher(config, folder, labelled.train)
     student_source = _model_source(config.student.model, folder)
     return Study(

@@ -73,6 +73,8 @@ class DataSection(Section):
     test_split: str | None = None
     python: str | None = None
     labelled: Annotated[int, Field(ge=0)] | None = None
+    omit: Annotated[list[Annotated[int, Field(ge=0)] | str], Field(min_length=1)] | None = None
+    label_noise: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: Seed = 0
     splits: SplitsSection = SplitsSection()
     views: ViewsSection = ViewsSection()

@@ -14,6 +14,7 @@ from tutelage.evaluation.metrics import (
     reliability,
 )
 from tutelage.evaluation.power import Needs, needed_to_decide
+from tutelage.evaluation.prior import fit_class_offsets
 from tutelage.evaluation.significance import Comparison, Estimate, crossed_interval, paired_comparison
 from tutelage.evaluation.slices import slice_table, worst
 from tutelage.evaluation.temperature import TemperatureFit, fit_temperature
@@ -31,6 +32,7 @@ __all__ = [
     "crossed_interval",
     "expected_calibration_error",
     "fidelity",
+    "fit_class_offsets",
     "fit_temperature",
     "flips",
     "log_probabilities",
