@@ -32,6 +32,7 @@ from tutelage.studies.evidence import collect_evidence, correctness, slice_table
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.judging import Beside, judge
 from tutelage.studies.preflight import check_classes, check_folder, check_labels, check_student, check_training
+from tutelage.studies.priors import prior_correction
 from tutelage.studies.records import arm_record, comparisons, provenance
 from tutelage.studies.teaching import deployed_module, on_cpu, teacher_identity, teacher_predictions
 from tutelage.studies.together import run_all
@@ -224,6 +225,9 @@ class Study:
             "slices": slices,
             "evidence": collect_evidence(curves, logits, self.splits.test, names, JUDGED),
         }
+        corrected = prior_correction(self.splits, runs, logits, self.student, names)
+        if corrected is not None:
+            result["prior_correction"] = corrected
         write_atomically(folder / CONFIG, config_text)
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
         return result
