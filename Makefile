@@ -36,8 +36,9 @@ lint: $(VENV)/.deps-test
 types: $(VENV)/.deps-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# two workers, a file to one of them: the tests' models are small, and each runs on one thread
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.deps-test
 	$(BIN)/python -m pytest -m slow --timeout 1200
