@@ -19,7 +19,7 @@ from parsed import Page
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import render_report, write_report
 from tutelage.report.fidelity import is_small, picture
-from tutelage.report.words import reading
+from tutelage.report.words import duration, reading
 
 SECTIONS = ["verdict", "arms", "worth", "classes", "calibration", "fidelity", "cost", "curves", "made", "glossary"]
 
@@ -313,3 +313,20 @@ def test_palette_contrast(theme: str) -> None:
         assert contrast(colours[tone], colours["page"]) >= 4.5
         assert contrast(colours[tone], colours[f"{tone}-wash"]) >= 4.5
         assert contrast(colours["ink"], colours[f"{tone}-wash"]) >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (None, "—"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (93, "1 min 33 s"),
+        (4000, "1 h 06 min"),
+    ],
+)
+def test_duration(seconds: float | None, said: str) -> None:
+    """Rounded part by part, a minute would read as 0 min 60 s."""
+    assert duration(seconds) == said

@@ -111,8 +111,9 @@ def test_side_by_side() -> None:
     assert answers[4] == "onnx-int8 ONNX int8, seed 0 96.9% 94.6% to 98.3% 0.119 0.016 0.310 99.7%"
     costs = rows_of(found, "What they take")
     assert costs[1].startswith("Teacher as trained 605 kB 0.231 ms 0.224 to 0.240 — ")
-    ran = "9.14 kB 66× smaller 0.0240 ms 0.0232 to 0.0249 9.6× faster 421,000/s 197 MB 171 MB without it 0.000532 USD"
+    ran = "9.14 kB 66× smaller 0.0240 ms 0.0232 to 0.0249 9.6× faster 421,000/s 197 MB 171 MB without it — 0.000532 USD"
     assert costs[4] == f"onnx-int8 ONNX int8, seed 0 {ran}"
+    assert [line.split(" without it ")[1].split("FLOP")[0] for line in costs[1:4]] == ["2.66 M", "9.47 k", "9.47 k"]
     assert "cost at 0.09 USD an hour" in costs[0] + found.one("costs-c")
 
 

@@ -140,3 +140,12 @@ def test_what_is_not_there_is_refused() -> None:
         markdown_summary(shipped(), {}, "onnx")
     with pytest.raises(DataError, match="'arms' must be"):
         markdown_summary({}, several(), "onnx")
+
+
+def test_a_reason_is_told_to_its_end() -> None:
+    """Cut off in the middle, a reviewer reads that a gate is open and not what would close it."""
+    why = "The medians move so much between processes that nothing is shown: " + "measure again, " * 12 + "alone."
+    exported = several()
+    exported["artefacts"]["onnx"]["check"]["gates"][1]["why"] = why
+    (line,) = [line for line in cells(markdown_summary(shipped(), exported, "onnx")) if line[-1].endswith("alone.")]
+    assert line[-1] == why

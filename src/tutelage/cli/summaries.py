@@ -21,6 +21,8 @@ def summarise(result: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from tutelage.report.words import duration
+
     console = Console(highlight=False)
     arms = result["arms"]
     examples, seeds = result["splits"]["test"], len(arms["kd"]["seeds"])
@@ -156,10 +158,3 @@ _DECISIONS = {
     "hold": ("yellow", "not enough evidence"),
     "reject": ("red", "a gate failed"),
 }
-
-
-def duration(seconds: float) -> str:
-    """``1 min 05 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

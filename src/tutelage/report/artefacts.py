@@ -50,6 +50,7 @@ class Standing:
         throughput: examples a second, under ``bulk``.
         memory: peak, in bytes; ``runtime``: how much of it is there without the model.
         price: of a million inferences.
+        flops: floating-point operations an example; None for int8, whose arithmetic is in integers.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Standing:
     memory: float | None
     runtime: float | None
     price: float | None
+    flops: float | None
 
     @property
     def accuracy(self) -> float | None:
@@ -235,4 +237,5 @@ def _standing(
         memory=number(memory.get("peak_bytes")),
         runtime=number(memory.get("runtime_bytes")),
         price=number(mapping(mapping(measured.get("price")).get("per_million")).get(key)),
+        flops=number(mapping(measured.get("flops")).get(key)),
     )

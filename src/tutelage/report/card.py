@@ -200,7 +200,9 @@ def verdict(result: Record, artefact: Record) -> list[str]:
         f"**{text(judged.get('decision')).capitalize()}**: {plain(because({'verdict': judged}), 400)}",
     ]
     lines += ["", f"Asked of {of}."]
-    return [*lines, "", *table(("", "Gate", "Value", "Limit", "Why"), rows, right=(2, 3))] if rows else lines
+    return (
+        [*lines, "", *table(("", "Gate", "Value", "Limit", "Why"), rows, right=(2, 3), reasons=(4,))] if rows else lines
+    )
 
 
 def as_shipped(shipped: Record, name: str, artefact: Record, rows: Sequence[Standing]) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 #: A longer cell is cut: a class may be named by a sentence.
 LONGEST_CELL = 160
+#: A reason is a sentence or two, and one that is cut off loses its point.
+LONGEST_REASON = 400
 #: Parts a word where a site would make a link or a call of it; drawn as nothing.
 _BREAK = "\u200b"
 _MARKUP = re.compile(r"([\\`*_\[\]~|#$!])")
@@ -32,8 +34,19 @@ def plain(value: str, longest: int = LONGEST_CELL) -> str:
     return _MARKUP.sub(r"\\\1", words)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """A table of texts, made plain, as lines; the columns in ``right`` are numbers and stand at the right."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), reasons: Sequence[int] = ()
+) -> list[str]:
+    """A table of texts, made plain, as lines.
+
+    Args:
+        head: the columns' names.
+        rows: as many cells each.
+        right: the columns of numbers, which stand at the right.
+        reasons: the columns of sentences, which may be longer than others.
+    """
+    longest = [LONGEST_REASON if column in reasons else LONGEST_CELL for column in range(len(head))]
     rule = ["---:" if column in right else "---" for column in range(len(head))]
-    lines = [[plain(cell) for cell in head], rule, *([plain(cell) for cell in row] for row in rows)]
+    written = [[plain(cell, most) for cell, most in zip(row, longest, strict=True)] for row in (head, *rows)]
+    lines = [written[0], rule, *written[1:]]
     return [f"| {' | '.join(line)} |" for line in lines]

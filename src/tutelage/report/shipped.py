@@ -31,6 +31,7 @@ from tutelage.report.words import (
     bytes_text,
     decimal,
     figures,
+    flops_text,
     money,
     plural,
     scientific,
@@ -193,6 +194,7 @@ def cost_row(row: Standing, teacher: Standing | None, currency: str) -> View:
         "faster": compared(row.latency, other.latency if other else None, "faster") or MISSING,
         "throughput": MISSING if row.throughput is None else f"{figures(row.throughput)}/s",
         "memory": MISSING if row.memory is None else bytes_text(row.memory),
+        "flops": MISSING if row.flops is None else flops_text(row.flops),
         "runtime": "" if row.runtime is None else f"{bytes_text(row.runtime)} without it",
         "price": MISSING if row.price is None else money(figures(row.price), currency),
     }

@@ -69,7 +69,7 @@ def gate_lines(check: Record) -> list[str]:
     if not found:
         return []
     rows = [(gate["state"], gate["name"], gate["value"], gate["limit"], gate["why"]) for gate in found[:MOST_GATES]]
-    lines = table(("", "Gate", "Value", "Limit", "Why"), rows, right=(2, 3))
+    lines = table(("", "Gate", "Value", "Limit", "Why"), rows, right=(2, 3), reasons=(4,))
     return ["### Gates", "", *lines, *_left_out(len(found) - MOST_GATES, "gate")]
 
 
