@@ -11,6 +11,17 @@ from tutelage.objectives.divergence import (
     skew_reverse_kl,
     total_variation,
 )
+from tutelage.objectives.features import (
+    CRD,
+    PKT,
+    RKD,
+    VID,
+    AttentionTransfer,
+    CosineHidden,
+    Hint,
+    SimilarityPreserving,
+)
+from tutelage.objectives.layer_maps import layer_map, needs_layer_map, resolve_layers
 from tutelage.objectives.objective import Component, Objective, ObjectiveValue, Term, as_objective
 from tutelage.objectives.relation import DIST
 from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
@@ -18,20 +29,28 @@ from tutelage.objectives.schedules import Constant, Cosine, Linear, Piecewise, S
 from tutelage.objectives.virtual import TeacherFree
 
 __all__ = [
+    "CRD",
     "DIST",
     "DKD",
     "KL",
+    "PKT",
+    "RKD",
+    "VID",
+    "AttentionTransfer",
     "Component",
     "Constant",
     "Cosine",
+    "CosineHidden",
     "CrossEntropy",
     "Divergence",
+    "Hint",
     "Linear",
     "LogitMSE",
     "Objective",
     "ObjectiveValue",
     "Piecewise",
     "Schedule",
+    "SimilarityPreserving",
     "TeacherFree",
     "Term",
     "alpha_beta",
@@ -39,7 +58,10 @@ __all__ = [
     "as_schedule",
     "forward_kl",
     "jensen_shannon",
+    "layer_map",
+    "needs_layer_map",
     "objective_from_config",
+    "resolve_layers",
     "reverse_kl",
     "skew_forward_kl",
     "skew_reverse_kl",

@@ -1,0 +1,175 @@
+"""What every feature term shares: one layer of the student beside one of the teacher, and what was put between them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ObjectiveError
+from tutelage.objectives.objective import Term
+from tutelage.objectives.response import describe_fields
+from tutelage.objectives.schedules import nearest
+from tutelage.signals import Rows, Side, Signals, feature_need
+
+
+class Pair(NamedTuple):
+    """The same examples as two layers show them, one row an example: ``[B, ...]`` each; the teacher's without gradient."""
+
+    student: Tensor
+    teacher: Tensor
+
+
+class Adapter(NamedTuple):
+    """What a term puts between the two sides: weights to learn, or none, and each thing it does, in words."""
+
+    weights: nn.Module | None
+    notes: Sequence[str]
+
+
+class AbstractLayerTerm(Term):
+    """A term on one layer of each side, named by ``student`` and ``teacher``, both fields of the final dataclass.
+
+    A layer shows vectors ``[B, D]``, tokens ``[B, T, D]`` or feature maps ``[B, C, H, W]``; three axes are always tokens,
+    and attentions ``[B, heads, T, T]`` count as maps. Signals carry no mask: padded tokens count like any other.
+    """
+
+    student: str
+    teacher: str
+
+    # no dataclass fields: what was fitted is neither compared nor shown nor described, and ``replace`` starts without it
+    _weights: nn.Module | None = None
+    _notes: str | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The two layers' features."""
+        return frozenset({feature_need("student", self.student), feature_need("teacher", self.teacher)})
+
+    @property
+    def weights(self) -> nn.Module | None:
+        """The adapter's weights; None before :meth:`fitted`, and where the sides meet without."""
+        return self._weights
+
+    def adjustments(self) -> str | None:
+        """What :meth:`fitted` put between the two layers, in words."""
+        return self._notes
+
+    def fitted(self, student: Signals, teacher: Signals | None) -> Term:
+        """The term with the weights it needs for layers of these shapes, drawn from torch's generator.
+
+        Raises:
+            ObjectiveError: a layer that is not there, or shapes that cannot meet.
+        """
+        made = self._adapter(self._pair(student, teacher))
+        fitted = copy.copy(self)
+        object.__setattr__(fitted, "_weights", made.weights)
+        notes = f"{self.student} → {self.teacher}: {'; '.join(made.notes)}" if made.notes else None
+        object.__setattr__(fitted, "_notes", notes)
+        return fitted
+
+    def __call__(
+        self,
+        student: Signals,
+        teacher: Signals | None,
+        rows: Rows,
+        progress: float = 0.0,  # noqa: ARG002 - every term's signature
+    ) -> tuple[Tensor, Tensor]:
+        """(sum over the batch's examples, their number), in float32 or better, also under autocast.
+
+        Raises:
+            ObjectiveError: a layer that is not there, shapes that cannot meet, or weights that were never fitted.
+        """
+        pair = self._pair(student, teacher)
+        examples = rows["labels"].shape[0]
+        if pair.student.shape[0] != examples:
+            raise ObjectiveError(
+                f"the term {self.name!r} got {pair.student.shape[0]:,} rows of {self.student!r} for {examples:,} examples: "
+                "a layer must show one row an example, or rows of one would be compared with those of another"
+            )
+        dtype = functools.reduce(torch.promote_types, (side.dtype for side in pair), torch.float32)
+        with _without_autocast(pair.student.device.type):
+            total = self._sum(Pair(pair.student.to(dtype), pair.teacher.to(dtype)), rows)
+        return total.to(dtype), self.count(rows)
+
+    def describe(self) -> dict[str, Any]:
+        """``{"term": name, "student": layer, "teacher": layer, …}``."""
+        return describe_fields(self)
+
+    @abstractmethod
+    def _adapter(self, pair: Pair) -> Adapter:
+        """What has to stand between layers of these shapes, or an ObjectiveError where nothing could."""
+
+    @abstractmethod
+    def _sum(self, pair: Pair, rows: Rows) -> Tensor:
+        """The sum over examples, 0-dim, of features in float32 or better."""
+
+    def _pair(self, student: Signals, teacher: Signals | None) -> Pair:
+        mine = self._layer(student, "student", self.student)
+        theirs = self._layer(teacher, "teacher", self.teacher).detach()
+        if mine.shape[0] != theirs.shape[0]:
+            raise ObjectiveError(
+                f"the term {self.name!r} got {mine.shape[0]:,} rows of the student's {self.student!r} and "
+                f"{theirs.shape[0]:,} of the teacher's {self.teacher!r}: they are not the same examples; give both "
+                "models the same batch"
+            )
+        return Pair(mine, theirs)
+
+    def _layer(self, signals: Signals | None, whose: Side, layer: str) -> Tensor:
+        if signals is None or layer not in signals.features:
+            there = {} if signals is None else signals.features
+            raise ObjectiveError(
+                f"the term {self.name!r} needs {feature_need(whose, layer)}, and there is no such layer"
+                f"{nearest(layer, there)} (there is: {', '.join(there) or 'none'}): tap it, or leave the term out"
+            )
+        values = signals.features[layer]
+        if not values.is_floating_point() or values.ndim not in _RANKS:
+            raise ObjectiveError(
+                f"{whose}'s {layer!r} shows {values.dtype} of shape {list(values.shape)}: the term {self.name!r} takes "
+                f"floating-point {', '.join(_RANKS.values())}; name another layer"
+            )
+        return values
+
+
+_RANKS = {2: "vectors [B, D]", 3: "tokens [B, T, D]", 4: "feature maps [B, C, H, W]"}
+
+
+def check_layers(term: Any) -> None:
+    """Raise ObjectiveError unless ``term.student`` and ``term.teacher`` are names."""
+    for side in ("student", "teacher"):
+        layer = getattr(term, side)
+        if not isinstance(layer, str) or not layer:
+            raise ObjectiveError(
+                f"{term.name}'s {side} is {layer!r}: expected the name of one of the {side}'s layers, such as 'blocks.1'"
+            )
+
+
+def check_choice(term: Any, name: str, choices: Sequence[str]) -> None:
+    """Raise ObjectiveError unless the field is one of the choices."""
+    value = getattr(term, name)
+    if value not in choices:
+        raise ObjectiveError(
+            f"{term.name}'s {name} is {value!r}{nearest(str(value), list(choices))}: expected one of {', '.join(choices)}"
+        )
+
+
+def not_fitted(term: AbstractLayerTerm) -> ObjectiveError:
+    """The error for a term whose weights are yet to be made."""
+    return ObjectiveError(
+        f"the term {term.name!r} between {term.student!r} and {term.teacher!r} has weights to learn and was not fitted: "
+        "made anew at each call they would never be trained; call Objective.fitted with a first batch's signals, and "
+        "give the optimiser Objective.weights"
+    )
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    # the products of an autocast region are rounded to half precision, whatever dtype they are given
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
