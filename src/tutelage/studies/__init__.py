@@ -2,15 +2,17 @@
 
 from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.checking import Price, check_artefact, measure_shipped
+from tutelage.studies.faculty import Member, TeacherTraining
 from tutelage.studies.finished import FinishedRun, open_run
 from tutelage.studies.gates import Gates
 from tutelage.studies.judging import judge
 from tutelage.studies.shipping import export_student
-from tutelage.studies.study import Study, TeacherTraining
+from tutelage.studies.study import Study
 
 __all__ = [
     "FinishedRun",
     "Gates",
+    "Member",
     "Price",
     "Progress",
     "Silent",

@@ -14,51 +14,38 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
 from tutelage import __version__
-from tutelage.data import Splits, TransferSet
+from tutelage.data import Splits
 from tutelage.errors import ConfigError
-from tutelage.evaluation import measure_cost
 from tutelage.files import write_atomically
 from tutelage.models import ModelSource
-from tutelage.models.saving import load_student
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
-from tutelage.studies.arm import ArmPlan, ArmRun, Progress, Silent, build_seeded, run_arm
-from tutelage.studies.evidence import collect_evidence, correctness, slice_tables
+from tutelage.studies.arm import ArmRun, Progress, Silent
+from tutelage.studies.faculty import (
+    Faculty,
+    GivenTeacher,
+    TeacherTraining,
+    check_teacher,
+    load_faculty,
+    ready_faculty,
+)
 from tutelage.studies.gates import JUDGED, Gates
-from tutelage.studies.judging import Beside, judge
-from tutelage.studies.preflight import check_classes, check_folder, check_labels, check_student, check_training
-from tutelage.studies.priors import prior_correction
-from tutelage.studies.records import arm_record, comparisons, provenance
-from tutelage.studies.teaching import deployed_module, on_cpu, teacher_identity, teacher_predictions
-from tutelage.studies.together import run_all
+from tutelage.studies.preflight import check_folder, check_labels, check_student, check_training
+from tutelage.studies.recording import Findings, assemble
+from tutelage.studies.records import provenance
+from tutelage.studies.setting import Setting, data_digest
+from tutelage.studies.teaching import Heard
 from tutelage.studies.yaml_text import to_yaml
-from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.teachers import Teacher
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
 CONTROLS = ("scratch", "label_smoothing")
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TeacherTraining:
-    """How a run trains its own teacher, on labels alone.
-
-    Args:
-        data: the labelled set; it may hold labels that the student's transfer set has forgotten.
-        training: arguments of :class:`DistillationArguments`, by name.
-        seed: of initialisation and data order.
-    """
-
-    data: TransferSet
-    training: Mapping[str, Any]
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,8 @@ class Study:
     Args:
         splits: the data.
         student: makes a fresh student; called once a seed, seeded.
-        teacher: a module, or a :class:`Teacher`; with ``teacher_training``, a function that makes the fresh module.
+        teacher: a module, or a :class:`Teacher`; with ``teacher_training``, a function that makes the fresh module; or a list of
+            :class:`Member`, an ensemble.
         objective: what the ``kd`` arm minimises.
         training: arguments of :class:`DistillationArguments`, by name, for every arm.
         seeds: how many seeds, or which.
@@ -95,7 +83,7 @@ class Study:
 
     splits: Splits
     student: Callable[[], nn.Module]
-    teacher: nn.Module | Teacher | Callable[[], nn.Module]
+    teacher: GivenTeacher
     objective: Objective | Term
     training: Mapping[str, Any]
     seeds: int | Sequence[int] = 5
@@ -167,7 +155,7 @@ class Study:
         folder = Path(out)
         self._check(folder)
         with _alone_in(folder):
-            return self._run(folder, progress if progress is not None else Silent())
+            return self._run(folder, progress)
 
     def prepare_teacher(self, out: str | Path, progress: Progress | None = None) -> Teacher:
         """The teacher alone, trained in ``out`` first where this run is to train it: a later :meth:`run` finds it done.
@@ -179,26 +167,19 @@ class Study:
         folder = Path(out)
         self._check(folder)
         with _alone_in(folder):
-            return self._ready_teacher(folder, progress if progress is not None else Silent())[0]
+            return self._ready_faculty(self._setting(folder, progress)).teacher
 
-    def _run(self, folder: Path, progress: Progress) -> Json:
+    def trained_teacher(self, folder: Path) -> Teacher:
+        """The teacher of a run in ``folder``: the given one, or the one that the run trained there."""
+        return load_faculty(self.teacher, self.teacher_training, folder)
+
+    def _run(self, folder: Path, progress: Progress | None) -> Json:
         started, clock = datetime.now(UTC), time.perf_counter()
         config_text = self._config_text()
-        teacher, teacher_run = self._ready_teacher(folder, progress)
-        runs = self._run_arms(folder, teacher, progress)
-        teacher_logits = teacher_run[0].test_logits if teacher_run else teacher_predictions(teacher, self.splits.test)
-        logits = {"teacher": teacher_logits[None]}
-        logits |= {arm: np.stack([run.test_logits for run in arm_runs]) for arm, arm_runs in runs.items()}
-        labels = self.splits.test.known_labels.numpy()
-        arms = {"teacher": arm_record(self._describe("teacher"), teacher_run, logits["teacher"], None, labels)}
-        for arm, arm_runs in runs.items():
-            arms[arm] = arm_record(self._describe(arm), arm_runs, logits[arm], teacher_logits, labels)
-        compared = comparisons(JUDGED, logits, labels)
-        names = self._class_names(teacher_logits.shape[1])
-        correct = {arm: correctness(values, labels) for arm, values in logits.items()}
-        slices = slice_tables(correct[JUDGED], correct["teacher"], self.splits.test, names)
-        cost = self._measure_cost(teacher)
-        curves = {**({"teacher": teacher_run} if teacher_run else {}), **runs}
+        setting = self._setting(folder, progress)
+        faculty = self._ready_faculty(setting)
+        runs = self._run_arms(setting, faculty)
+        found = assemble(Findings(setting, faculty, runs, {arm: self._describe(arm) for arm in runs}, self.gates))
         result: Json = {
             "tutelage": __version__,
             "config_sha256": sha256(config_text.encode()).hexdigest(),
@@ -207,30 +188,34 @@ class Study:
             "title": self.title,
             "task": "classification",
             "provenance": {
-                **provenance(self.command, config_text, _data_digest(self.splits)),
+                **provenance(self.command, config_text, data_digest(self.splits)),
                 **(
                     {"config_folder": os.path.relpath(self.config_folder, folder)}
                     if self.config_folder is not None
                     else {}
                 ),
             },
-            "splits": {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")},
-            "transfer": _transfer_counts(self.splits.train),
-            "classes": names,
             "objective": as_objective(self.objective).describe(),
-            "arms": arms,
-            "comparisons": compared,
-            "cost": cost,
-            "verdict": judge(self.gates, arms, compared, cost, Beside(correct=correct, slices=slices)),
-            "slices": slices,
-            "evidence": collect_evidence(curves, logits, self.splits.test, names, JUDGED),
+            **found,
         }
-        corrected = prior_correction(self.splits, runs, logits, self.student, names)
-        if corrected is not None:
-            result["prior_correction"] = corrected
         write_atomically(folder / CONFIG, config_text)
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
         return result
+
+    def _setting(self, folder: Path, progress: Progress | None) -> Setting:
+        return Setting(
+            folder=folder,
+            splits=self.splits,
+            student=self.student,
+            training=self.training,
+            seeds=self.seed_list,
+            progress=progress if progress is not None else Silent(),
+            fingerprint=self.fingerprint,
+            processing=self.processing,
+        )
+
+    def _ready_faculty(self, setting: Setting) -> Faculty:
+        return ready_faculty(self.teacher, self.teacher_training, setting)
 
     def _check(self, folder: Path) -> None:
         """Find out before anything is trained what could only fail later."""
@@ -239,122 +224,22 @@ class Study:
             objective.validate()
         check_labels(objectives, self.splits.train)
         student = check_student(self.student, self.seed_list[0])
-        recipe = self.teacher_training
-        teacher = self._fresh_teacher(recipe) if recipe is not None else self._given_teacher()
-        check_classes(student, teacher, self.splits, self.splits.train.class_names)
+        check_teacher(self.teacher, self.teacher_training, student, self.splits)
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
-        if recipe is not None and isinstance(teacher, nn.Module):
-            train, validation = recipe.data.for_teacher_training(), validation.for_teacher_training()
-            check_training(
-                recipe.training, "teacher.training", teacher, as_objective(CrossEntropy()), train, validation
-            )
         check_folder(folder)
 
-    def _fresh_teacher(self, recipe: TeacherTraining) -> nn.Module:
-        if isinstance(self.teacher, nn.Module) or not callable(self.teacher):
-            raise ConfigError("with teacher_training, teacher must be a function that makes the fresh module")
-        made: Any = build_seeded(self.teacher, recipe.seed)
-        if not isinstance(made, nn.Module):
-            raise ConfigError(f"teacher() returned a {type(made).__name__}, expected a fresh nn.Module")
-        return made
-
-    def _ready_teacher(self, folder: Path, progress: Progress) -> tuple[Teacher, list[ArmRun]]:
-        """The teacher, trained first where this run is to train it."""
-        recipe = self.teacher_training
-        if recipe is None:
-            return self._given_teacher(), []
-        plan = ArmPlan(
-            arm="teacher",
-            seed=recipe.seed,
-            folder=folder / "teacher",
-            build=lambda: self._fresh_teacher(recipe),
-            objective=as_objective(CrossEntropy()),
-            training=recipe.training,
-            train=recipe.data.for_teacher_training(),
-            validation=self.splits.validation.for_teacher_training(),
-            test=self.splits.test.for_teacher_training(),
-            fingerprint={**self.fingerprint, **_held_out_identity(self.splits)},
-        )
-        run = run_arm(plan, progress)
-        return self.trained_teacher(folder), [run]
-
-    def trained_teacher(self, folder: Path) -> Teacher:
-        """The teacher of a run in ``folder``: the given one, or the one that the run trained there."""
-        recipe = self.teacher_training
-        if recipe is None:
-            return self._given_teacher()
-        return ModuleTeacher(load_student(self._fresh_teacher(recipe), folder / "teacher"))
-
-    def _given_teacher(self) -> Teacher:
-        if isinstance(self.teacher, nn.Module):
-            return ModuleTeacher(self.teacher)
-        if not hasattr(self.teacher, "signals"):
-            raise ConfigError(
-                f"teacher is a {type(self.teacher).__name__}, expected an nn.Module or a teacher; a function that makes a module needs "
-                "teacher_training, or it would teach with random weights"
-            )
-        return self.teacher  # pyright: ignore[reportReturnType]
-
-    def _run_arms(self, folder: Path, teacher: Teacher, progress: Progress) -> dict[str, list[ArmRun]]:
-        kept: list[Teacher] = []
-
-        def answering() -> Teacher:
-            # Where the teacher sees the same thing in every epoch it is asked once, for all arms and seeds.
-            if not kept:
-                kept.append(
-                    teacher if self.splits.train.teacher_varies else MemoryTeacher.of(teacher, self.splits.train)
-                )
-            return kept[0]
-
-        identity = {
-            **self.fingerprint,
-            **_held_out_identity(self.splits),
-            "teacher": teacher_identity(teacher),
-        }
+    def _run_arms(self, setting: Setting, faculty: Faculty) -> dict[str, list[ArmRun]]:
+        heard = Heard(faculty.teacher, self.splits.train)
         plans = [
-            ArmPlan(
-                arm=arm,
-                seed=seed,
-                folder=folder / arm / f"seed-{seed}",
-                build=self.student,
-                objective=objective,
-                training=self.training,
-                train=self.splits.train,
-                validation=self.splits.validation,
-                test=self.splits.test,
-                teacher=answering,
-                given_teacher=teacher,
-                processing=self.processing,
-                fingerprint=identity,
-            )
+            setting.plan(arm, seed, setting.folder / arm / f"seed-{seed}", objective, heard)
             for arm, objective in self.objectives.items()
             for seed in self.seed_list
         ]
-        runs = run_all(plans, progress)
+        runs = setting.run(plans)
         return {arm: [run for run in runs if run.arm == arm] for arm in self.objectives}
 
-    def _class_names(self, count: int) -> list[str]:
-        """A name for each of the models' classes, of which the data may not show the last."""
-        named = self.splits.class_labels()
-        return named + [str(index) for index in range(len(named), count)]
-
-    def _measure_cost(self, teacher: Teacher) -> Json:
-        test = self.splits.test.for_evaluation()
-        batch = test.batch(torch.arange(min(32, len(test))))
-        student = build_seeded(self.student, self.seed_list[0])
-        module = deployed_module(teacher)
-        if module is None:
-            costs = measure_cost({"student": student}, {"student": batch["student"]})
-        else:
-            inputs = {"teacher": batch.get("teacher", batch["student"]), "student": batch["student"]}
-            with on_cpu(module):
-                costs = measure_cost({"teacher": module, "student": student}, inputs)
-        return {name: cost.to_json() for name, cost in costs.items()}
-
     def _describe(self, arm: str) -> str:
-        if arm == "teacher":
-            return "the teacher"
         return {
             JUDGED: "the student, taught by the teacher",
             "scratch": "the same student, trained on the labels alone",
@@ -391,23 +276,3 @@ def _alone_in(folder: Path) -> Generator[None]:
         yield
     finally:
         lock.release()
-
-
-def _transfer_counts(train: TransferSet) -> Json:
-    return {"examples": len(train), "labelled": train.labelled, "unlabelled": len(train) - train.labelled}
-
-
-def _data_digest(splits: Splits) -> str:
-    return sha256(b"".join(_bytes_of(part) for part in (splits.train, splits.validation, splits.test))).hexdigest()
-
-
-def _bytes_of(part: TransferSet) -> bytes:
-    return part.ids.numpy().tobytes() + part.known_labels.numpy().tobytes()
-
-
-def _held_out_identity(splits: Splits) -> Json:
-    """What must not change under finished arms besides what they learnt from: what they were measured on."""
-    return {
-        name: f"{len(part)} examples, {sha256(_bytes_of(part)).hexdigest()[:16]}"
-        for name, part in (("validation_set", splits.validation), ("test_set", splits.test))
-    }

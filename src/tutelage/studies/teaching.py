@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,32 @@ class EnsembleModule(nn.Module):
         """Log-probabilities ``[B, C]``."""
         values = torch.stack([class_logits(member, inputs) for member in self.members])
         return MixtureLogits(values, self.get_buffer("weights")).at(1.0)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A teacher as a training hears it.
+
+    Args:
+        teacher: it.
+        train: the transfer set on which it is heard.
+    """
+
+    teacher: Teacher
+    train: TransferSet
+
+    @cached_property
+    def identity(self) -> str:
+        """See :func:`teacher_identity`."""
+        return teacher_identity(self.teacher)
+
+    def answering(self) -> Teacher:
+        """The teacher; where what it sees is the same in every epoch, its answers, asked for once for all arms and seeds."""
+        return self._answers
+
+    @cached_property
+    def _answers(self) -> Teacher:
+        return self.teacher if self.train.teacher_varies else MemoryTeacher.of(self.teacher, self.train)
 
 
 def deployed_module(teacher: Teacher) -> nn.Module | None:

@@ -1,0 +1,133 @@
+"""``result.json``, put together from what the trainings of a study left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.data import Splits, TransferSet
+from tutelage.evaluation import measure_cost
+from tutelage.models import count_parameters
+from tutelage.studies.arm import ArmRun, build_seeded
+from tutelage.studies.evidence import collect_evidence, correctness, slice_tables
+from tutelage.studies.faculty import TEACHER, Faculty
+from tutelage.studies.gates import JUDGED, Gates
+from tutelage.studies.judging import Beside, judge
+from tutelage.studies.priors import prior_correction
+from tutelage.studies.records import arm_record, comparisons
+from tutelage.studies.setting import Setting
+from tutelage.studies.teaching import deployed_module, on_cpu
+from tutelage.teachers import Teacher
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study's trainings left.
+
+    Args:
+        setting: what they shared.
+        faculty: who taught.
+        runs: of each arm, a seed each.
+        descriptions: of each arm, in words.
+        gates: the limits.
+    """
+
+    setting: Setting
+    faculty: Faculty
+    runs: Mapping[str, Sequence[ArmRun]]
+    descriptions: Mapping[str, str]
+    gates: Gates
+
+
+def assemble(found: Findings) -> Json:
+    """The part of ``result.json`` that says what was found."""
+    splits, faculty, runs = found.setting.splits, found.faculty, found.runs
+    teacher_logits, members_logits = faculty.test_logits(splits.test)
+    logits = {TEACHER: teacher_logits[None]}
+    logits |= {arm: np.stack([run.test_logits for run in arm_runs]) for arm, arm_runs in runs.items()}
+    labels = splits.test.known_labels.numpy()
+    arms = {TEACHER: _teacher_record(faculty, teacher_logits, labels)}
+    for arm, arm_runs in runs.items():
+        arms[arm] = arm_record(found.descriptions[arm], arm_runs, logits[arm], teacher_logits, labels)
+    compared = comparisons(JUDGED, logits, labels)
+    names = _class_names(splits, teacher_logits.shape[1])
+    correct = {arm: correctness(values, labels) for arm, values in logits.items()}
+    slices = slice_tables(correct[JUDGED], correct[TEACHER], splits.test, names)
+    cost = _measure_cost(found.setting, faculty.teacher)
+    curves = {**({TEACHER: faculty.runs} if faculty.runs else {}), **runs}
+    record: Json = {
+        "splits": {name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
+        "transfer": _transfer_counts(splits.train),
+        "classes": names,
+        "arms": arms,
+        "comparisons": compared,
+        "cost": cost,
+        "verdict": judge(found.gates, arms, compared, cost, Beside(correct=correct, slices=slices)),
+        "slices": slices,
+        "evidence": collect_evidence(curves, logits, splits.test, names, JUDGED),
+    }
+    if faculty.members:
+        record["members"] = _members(faculty, members_logits, labels)
+    corrected = prior_correction(splits, runs, logits, found.setting.student, names)
+    if corrected is not None:
+        record["prior_correction"] = corrected
+    return record
+
+
+def _teacher_record(faculty: Faculty, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Json:
+    runs = [faculty.run] if faculty.run is not None else []
+    count = len(faculty.members)
+    what = f"the teacher: {count} models whose probabilities are averaged" if count else "the teacher"
+    record = arm_record(what, runs, logits[None], None, labels)
+    if count and faculty.spent is not None:
+        record["seeds"][0] |= {"seconds": faculty.spent[0], "steps": faculty.spent[1]}
+    return record
+
+
+def _members(faculty: Faculty, logits: Sequence[NDArray[np.float32]], labels: NDArray[np.int64]) -> list[Json]:
+    rows: list[Json] = []
+    for member, values in zip(faculty.members, logits, strict=True):
+        run = member.run
+        module = deployed_module(member.teacher)
+        said = f"trained by this run with seed {run.seed}" if run is not None else "given"
+        rows.append(
+            {
+                "name": member.name,
+                "weight": member.share,
+                "parameters": count_parameters(module) if module is not None else None,
+                **arm_record(said, [run] if run is not None else [], values[None], None, labels),
+                "seconds": run.seconds if run is not None else None,
+            }
+        )
+    return rows
+
+
+def _measure_cost(setting: Setting, teacher: Teacher) -> Json:
+    test = setting.splits.test.for_evaluation()
+    batch = test.batch(torch.arange(min(32, len(test))))
+    student = build_seeded(setting.student, setting.seeds[0])
+    module = deployed_module(teacher)
+    if module is None:
+        costs = measure_cost({"student": student}, {"student": batch["student"]})
+    else:
+        inputs = {"teacher": batch.get("teacher", batch["student"]), "student": batch["student"]}
+        with on_cpu(module):
+            costs = measure_cost({"teacher": module, "student": student}, inputs)
+    return {name: cost.to_json() for name, cost in costs.items()}
+
+
+def _class_names(splits: Splits, count: int) -> list[str]:
+    """A name for each of the models' classes, of which the data may not show the last."""
+    named = splits.class_labels()
+    return named + [str(index) for index in range(len(named), count)]
+
+
+def _transfer_counts(train: TransferSet) -> Json:
+    return {"examples": len(train), "labelled": train.labelled, "unlabelled": len(train) - train.labelled}

@@ -1,0 +1,103 @@
+"""What all trainings of one study share, so that an arm says only what is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tutelage.data import Splits, TransferSet
+from tutelage.objectives import Objective
+from tutelage.studies.arm import ArmPlan, ArmRun, Progress
+from tutelage.studies.teaching import Heard
+from tutelage.studies.together import run_all
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A study's data, student and budget, and the folder that it is run in.
+
+    Args:
+        folder: of the whole run.
+        splits: the data.
+        student: makes a fresh student.
+        training: the student's budget, the same for every arm.
+        seeds: of the students.
+        fingerprint: facts that must not change between a run and its resumption.
+        progress: who watches.
+        processing: saved beside every student, or None.
+    """
+
+    folder: Path
+    splits: Splits
+    student: Callable[[], nn.Module]
+    training: Mapping[str, Any]
+    seeds: Sequence[int]
+    progress: Progress
+    fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    processing: Any = None
+
+    @property
+    def identity(self) -> Json:
+        """The fingerprint with what must not change under finished arms besides: what they were measured on."""
+        return {**self.fingerprint, **held_out_identity(self.splits)}
+
+    def plan(
+        self, arm: str, seed: int, folder: Path, objective: Objective, heard: Heard | None, **changes: Any
+    ) -> ArmPlan:
+        """The plan of one student.
+
+        Args:
+            arm: its name.
+            seed: of initialisation, data order and dropout.
+            folder: where it is left.
+            objective: what it minimises.
+            heard: its teacher; None for one that has none.
+            changes: other fields of :class:`ArmPlan` than those of every student.
+        """
+        teaching: Json = {}
+        if heard is not None:
+            teaching = {"train": heard.train, "teacher": heard.answering, "given_teacher": heard.teacher}
+        identity = {**self.identity, **({"teacher": heard.identity} if heard is not None else {})}
+        plan = ArmPlan(
+            arm=arm,
+            seed=seed,
+            folder=folder,
+            build=self.student,
+            objective=objective,
+            training=self.training,
+            train=self.splits.train,
+            validation=self.splits.validation,
+            test=self.splits.test,
+            processing=self.processing,
+            fingerprint=identity,
+        )
+        return replace(plan, **{**teaching, **changes})
+
+    def run(self, plans: Sequence[ArmPlan]) -> list[ArmRun]:
+        """Run what is not done of these plans; the results are in their order."""
+        return run_all(plans, self.progress)
+
+
+def held_out_identity(splits: Splits) -> Json:
+    """The validation and the test split, by a hash of their ids and labels."""
+    return {
+        name: f"{len(part)} examples, {sha256(bytes_of(part)).hexdigest()[:16]}"
+        for name, part in (("validation_set", splits.validation), ("test_set", splits.test))
+    }
+
+
+def data_digest(splits: Splits) -> str:
+    """A hash of every id and label."""
+    return sha256(b"".join(bytes_of(part) for part in (splits.train, splits.validation, splits.test))).hexdigest()
+
+
+def bytes_of(part: TransferSet) -> bytes:
+    """A split's ids and labels."""
+    return part.ids.numpy().tobytes() + part.known_labels.numpy().tobytes()
