@@ -1,6 +1,18 @@
-"""Load a model, call it, and find the logits in what it returns."""
+"""Load a model, call it, and find the logits in what it returns, with what its inner layers gave."""
 
 from tutelage.models.calling import class_logits, count_parameters, on_device
+from tutelage.models.layers import block_names, check_layers
 from tutelage.models.loading import ModelSource, import_from_file, load_model
+from tutelage.models.tapping import logits_and_features
 
-__all__ = ["ModelSource", "class_logits", "count_parameters", "import_from_file", "load_model", "on_device"]
+__all__ = [
+    "ModelSource",
+    "block_names",
+    "check_layers",
+    "class_logits",
+    "count_parameters",
+    "import_from_file",
+    "load_model",
+    "logits_and_features",
+    "on_device",
+]

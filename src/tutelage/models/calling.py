@@ -31,21 +31,42 @@ def class_logits(model: nn.Module, inputs: Inputs) -> Tensor:
         ModelError: what it returned holds no floating-point logits ``[B, C]``, or its ``forward`` needs a keyword that the
             inputs lack.
     """
-    if isinstance(inputs, Mapping):
-        kind = type(unwrapped(model))
-        accepted, required = _keywords(kind)
-        if not required <= inputs.keys():
-            raise ModelError(
-                f"{kind.__name__}.forward needs {', '.join(sorted(required - inputs.keys()))}, the view gives "
-                f"{', '.join(map(repr, inputs))}, which are passed as keyword arguments: name the view's tensors after them"
-            )
-        output = model(**{name: value for name, value in inputs.items() if accepted is None or name in accepted})
-    else:
-        output = model(inputs)
+    return logits_in(model, run_model(model, inputs))
+
+
+def run_model(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
+    """Whatever ``model`` returns for one view, which is given to it as :func:`class_logits` says.
+
+    Args:
+        model: any module.
+        inputs: a tensor ``[B, ...]`` or a mapping of tensors ``[B, ...]``.
+        options: more keyword arguments of its ``forward``.
+
+    Raises:
+        ModelError: its ``forward`` needs a keyword that the inputs lack.
+    """
+    if not isinstance(inputs, Mapping):
+        return model(inputs, **options)
+    kind = type(unwrapped(model))
+    accepted, required = _keywords(kind)
+    if not required <= inputs.keys():
+        raise ModelError(
+            f"{kind.__name__}.forward needs {', '.join(sorted(required - inputs.keys()))}, the view gives "
+            f"{', '.join(map(repr, inputs))}, which are passed as keyword arguments: name the view's tensors after them"
+        )
+    return model(**{name: value for name, value in inputs.items() if accepted is None or name in accepted}, **options)
+
+
+def logits_in(model: nn.Module, output: Any) -> Tensor:
+    """The class logits ``[B, C]`` in what ``model`` returned.
+
+    Raises:
+        ModelError: it holds no floating-point logits ``[B, C]``.
+    """
     logits = _find_logits(output)
     if logits is None:
         raise ModelError(
-            f"{type(unwrapped(model)).__name__} returned {_describe(output)}, expected a tensor, a mapping or an object with "
+            f"{type(unwrapped(model)).__name__} returned {describe_output(output)}, expected a tensor, a mapping or an object with "
             "'logits', or a tuple that begins with a tensor: wrap the model so that its forward returns the class logits"
         )
     if logits.ndim != 2:
@@ -118,7 +139,8 @@ def _keywords(kind: type[nn.Module]) -> tuple[frozenset[str] | None, frozenset[s
     return None if takes_any and not named & {"input_ids", "pixel_values"} else named, required
 
 
-def _describe(output: Any) -> str:
+def describe_output(output: Any) -> str:
+    """What a module returned, in words."""
     if isinstance(output, Mapping):
         return f"a mapping with {', '.join(map(repr, output)) or 'no keys'}"
     if isinstance(output, tuple):

@@ -1,0 +1,174 @@
+"""A model's inner layers by name: which there are, which name was meant, and which are its repeated blocks."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from tutelage.errors import ModelError
+from tutelage.models.calling import unwrapped
+
+Kind = Literal["hidden_states", "attentions"]
+
+_INDEXED = re.compile(r"(hidden_states|attentions)\.(-?\d+)")
+_SHOWN = 6
+
+
+def indexed(model: nn.Module, layer: str) -> tuple[Kind, int] | None:
+    """What ``hidden_states.I`` and ``attentions.I`` mean, where the model has no submodule of that name; None for others."""
+    match = _INDEXED.fullmatch(layer)
+    if match is None or _submodule(unwrapped(model), layer) is not None:
+        return None
+    kind: Any = match[1]
+    return kind, int(match[2])
+
+
+def submodule(model: nn.Module, layer: str) -> nn.Module:
+    """The submodule of that dotted name, inside any DDP wrapper.
+
+    Raises:
+        ModelError: there is none; the message has the nearest names.
+    """
+    inner = unwrapped(model)
+    found = _submodule(inner, layer)
+    if found is None:
+        raise ModelError(f"{type(inner).__name__} has no layer {layer!r}{_instead(inner, layer)}")
+    return found
+
+
+def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
+    """Find out, without running the model, that each layer is there and can be tapped.
+
+    Args:
+        model: any module, or one inside DDP's wrapper.
+        layers: dotted names of submodules (``blocks.1``), and ``hidden_states.I`` or ``attentions.I`` of a Hugging Face
+            model, where −1 is the last and ``hidden_states.0`` what enters the first layer.
+
+    Raises:
+        ModelError: an unknown name (the message has the nearest), an index that the model does not reach, attentions of a
+            model that does not keep them, or a model that ``torch.compile`` has wrapped.
+    """
+    layers = list(layers)
+    if layers and any(_is_compiled(module) for module in model.modules()):
+        raise ModelError(
+            f"{type(unwrapped(model)).__name__} is compiled, and its layers {', '.join(map(repr, layers))} are to be tapped: a graph that "
+            "torch.compile made before runs past the taps, and nothing would be learnt from those layers; give the module itself, not "
+            "the compiled one, or leave out the terms that listen to layers"
+        )
+    for layer in layers:
+        meant = indexed(model, layer)
+        if meant is None:
+            submodule(model, layer)
+        else:
+            check_indexed(model, layer, *meant)
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """The layers of the model's stack of repeated blocks, from its input to its output.
+
+    They are ``hidden_states.1`` to ``hidden_states.L`` for a Hugging Face model of L layers. For others they are the children
+    with weights of the ``ModuleList`` or ``Sequential`` that has most of them (the outermost of equals); a model that is
+    one ``Sequential`` is counted without its last, whose output is the logits.
+
+    Raises:
+        ModelError: there is no such stack.
+    """
+    inner = unwrapped(model)
+    depth = _hidden_layers(inner)
+    if depth is not None:
+        return [f"hidden_states.{index}" for index in range(1, depth + 1)]
+    best: list[str] = []
+    for name, module in inner.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            prefix = f"{name}." if name else ""
+            weighty = [f"{prefix}{child}" for child, part in module.named_children() if _has_weights(part)]
+            weighty = weighty[:-1] if module is inner else weighty
+            best = weighty if len(weighty) > len(best) else best
+    if not best:
+        raise ModelError(
+            f"{type(inner).__name__} has no stack of blocks (a ModuleList or Sequential whose children have weights) to choose layers "
+            "from: name the pairs of layers one by one"
+        )
+    return best
+
+
+def _submodule(inner: nn.Module, layer: str) -> nn.Module | None:
+    try:
+        return inner.get_submodule(layer) if layer else None
+    except AttributeError:
+        return None
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _config(inner: nn.Module) -> Any:
+    """A Hugging Face model's config, None for other modules."""
+    config = getattr(inner, "config", None)
+    return config if hasattr(config, "output_hidden_states") else None
+
+
+def _hidden_layers(inner: nn.Module) -> int | None:
+    depth = getattr(_config(inner), "num_hidden_layers", None)
+    return depth if isinstance(depth, int) and depth > 0 else None
+
+
+def check_indexed(model: nn.Module, layer: str, kind: Kind, index: int) -> None:
+    """Raise ModelError where a model cannot give this hidden state or attention, as far as its config says."""
+    inner = unwrapped(model)
+    if _config(inner) is None:
+        raise ModelError(
+            f"{type(inner).__name__} has no layer {layer!r}: {kind} by index are a Hugging Face model's, and this is none; name one of its "
+            f"submodules{_instead(inner, layer)}"
+        )
+    if kind == "attentions":
+        _check_keeps_attentions(inner, layer)
+    depth = _hidden_layers(inner)
+    count = None if depth is None else depth + (1 if kind == "hidden_states" else 0)
+    if count is not None:
+        check_index(inner, layer, index, count)
+
+
+def check_index(inner: nn.Module, layer: str, index: int, count: int) -> None:
+    """Raise ModelError for an index that a model with ``count`` of them does not reach."""
+    if not -count <= index < count:
+        kind = layer.partition(".")[0]
+        raise ModelError(
+            f"{type(inner).__name__} has no layer {layer!r}: it gives {count} {kind.replace('_', ' ')}, {kind}.0 to "
+            f"{kind}.{count - 1} ({kind}.-1 is the last)"
+        )
+
+
+def _check_keeps_attentions(inner: nn.Module, layer: str) -> None:
+    """Raise ModelError where the attention that a model runs keeps no probabilities."""
+    used = getattr(_config(inner), "_attn_implementation", "eager")
+    if used not in (None, "eager"):
+        raise ModelError(
+            f"{type(inner).__name__} runs {used!r} attention, which never has its probabilities in memory, so there is no {layer!r} to "
+            'learn from: load the model with attn_implementation="eager" (in a config, model: {hub: …, arguments: '
+            "{attn_implementation: eager}})"
+        )
+
+
+def _instead(inner: nn.Module, layer: str) -> str:
+    """What could have been meant, for the end of a message."""
+    names = [name for name, _ in inner.named_modules() if name]
+    near = difflib.get_close_matches(layer, names, n=_SHOWN, cutoff=0.5)
+    tail = layer.rpartition(".")[2]
+    near += [name for name in names if name.rpartition(".")[2] == tail and name not in near]
+    if near:
+        return f"; the nearest are {_listed(near[:_SHOWN])}"
+    return f"; there are {_listed(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if names[_SHOWN:] else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
