@@ -17,8 +17,9 @@ from shipments import SHIPMENTS, check, hold, mobile, one, parity, reject, sever
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import read_records, render_report, write_report
 from tutelage.report.artefacts import bulk, single, standings
-from tutelage.report.bubbles import LARGEST, Bubble, bubble_chart, log_ticks
+from tutelage.report.bubbles import LARGEST, Bubble, bubble_chart
 from tutelage.report.gate_words import gate_needs
+from tutelage.report.panes import log_ticks
 from tutelage.report.words import agreement_text, figures, money, scientific, times
 
 
