@@ -10,9 +10,11 @@ from tutelage.errors import ConfigError
 from tutelage.report import diagnosis, sections
 from tutelage.report.fidelity import fidelity
 from tutelage.report.gate_words import because
+from tutelage.report.knowledge import check_inspection, knowledge_section, read_inspection
 from tutelage.report.pages import day, read_json, render, write_page
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, text
 from tutelage.report.shipped import shipped_section
+from tutelage.report.unseen import unseen
 from tutelage.report.words import MISSING, against_teacher, duration, headline, objective_text, plural
 
 RECORD = "result.json"
@@ -20,7 +22,9 @@ SHIPPED = "shipped.json"
 PAGE = "report.html"
 
 
-def render_report(result: Mapping[str, Any], shipped: Mapping[str, Any] | None = None) -> str:
+def render_report(
+    result: Mapping[str, Any], shipped: Mapping[str, Any] | None = None, inspected: Mapping[str, Any] | None = None
+) -> str:
     """One self-contained HTML page that says what a teacher was worth and whether to ship the student.
 
     Everything on it comes from the records; it loads nothing from anywhere and needs no scripts. What they lack
@@ -29,31 +33,34 @@ def render_report(result: Mapping[str, Any], shipped: Mapping[str, Any] | None =
     Args:
         result: the content of ``result.json``.
         shipped: the content of ``shipped.json``, where something was exported.
+        inspected: the content of ``inspect.json``, where the teacher was inspected.
 
     Returns:
         The page, HTML 5.
 
     Raises:
-        DataError: a record is not that of a finished run or of an export.
+        DataError: a record is not that of a finished run, of an export or of an inspection.
     """
     checked = None if shipped is None else check_shipped(shipped, "the record of what was exported")
-    return _render(check_layout(result, "this record"), checked)
+    known = None if inspected is None else check_inspection(inspected, "the record of the inspected teacher")
+    return _render(check_layout(result, "this record"), checked, known)
 
 
 def write_report(run_dir: Path) -> Path:
     """Writes ``report.html`` from the records in a run's folder; an older page is replaced whole or not at all.
 
     Args:
-        run_dir: the output folder of a run: ``result.json`` and, once something was exported, ``shipped.json``.
+        run_dir: the output folder of a run: ``result.json``, once something was exported ``shipped.json``, and once its teacher was
+            inspected ``inspect.json``.
 
     Returns:
         The page's path.
 
     Raises:
         ConfigError: the folder holds no ``result.json``.
-        DataError: one of the two is damaged, or not the record of a finished run or of an export.
+        DataError: one of them is damaged, or not the record of a finished run, of an export or of an inspection.
     """
-    return write_page(Path(run_dir) / PAGE, _render(*read_records(run_dir)))
+    return write_page(Path(run_dir) / PAGE, _render(*read_records(run_dir), read_inspection(run_dir)))
 
 
 def read_records(run_dir: Path) -> tuple[Record, Record | None]:
@@ -79,11 +86,11 @@ def read_records(run_dir: Path) -> tuple[Record, Record | None]:
     return checked, check_shipped(shipped, str(exported))
 
 
-def _render(result: Record, shipped: Record | None) -> str:
-    return render("template.html.j2", _view(result, shipped))
+def _render(result: Record, shipped: Record | None, inspected: Record | None) -> str:
+    return render("template.html.j2", _view(result, shipped, inspected))
 
 
-def _view(result: Record, shipped: Record | None) -> dict[str, Any]:
+def _view(result: Record, shipped: Record | None, inspected: Record | None) -> dict[str, Any]:
     decision = text(mapping(result.get("verdict")).get("decision"))
     return {
         "title": text(result.get("title"), "Distillation run"),
@@ -97,7 +104,9 @@ def _view(result: Record, shipped: Record | None) -> dict[str, Any]:
         "shipped": None if shipped is None else shipped_section(result, shipped),
         "arms": sections.side_by_side(result),
         "worth": sections.worth(result),
+        "knowledge": None if inspected is None else knowledge_section(inspected),
         "classes": diagnosis.classes(result),
+        "unseen": unseen(result),
         "calibration": diagnosis.calibration(result),
         "fidelity": fidelity(result),
         "cost": sections.cost(result),
