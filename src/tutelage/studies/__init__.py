@@ -1,18 +1,25 @@
 """Arms × seeds → records → verdict; a finished run → an artefact → its own verdict."""
 
 from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.chain import Assistant, Chain
 from tutelage.studies.checking import Price, check_artefact, measure_shipped
 from tutelage.studies.faculty import Member, TeacherTraining
 from tutelage.studies.finished import FinishedRun, open_run
 from tutelage.studies.gates import Gates
+from tutelage.studies.generations import BornAgain
 from tutelage.studies.judging import judge
+from tutelage.studies.mutual import Mutual
 from tutelage.studies.shipping import export_student
 from tutelage.studies.study import Study
 
 __all__ = [
+    "Assistant",
+    "BornAgain",
+    "Chain",
     "FinishedRun",
     "Gates",
     "Member",
+    "Mutual",
     "Price",
     "Progress",
     "Silent",

@@ -25,6 +25,8 @@ from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 
 TEACHER = "teacher"
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class TeacherTraining:
@@ -177,6 +179,21 @@ def load_faculty(teacher: GivenTeacher, recipe: TeacherTraining | None, folder: 
         return _load(teacher, recipe, folder / TEACHER)
     members = [_load(member.model, member.training, folder / TEACHER / name) for name, member in _named(teacher)]
     return EnsembleTeacher(members, [member.weight for member in teacher])
+
+
+def describe_members(members: Sequence[Member]) -> list[Json]:
+    """The members as a config lists them, as far as they can be told without their code."""
+    return [
+        {
+            "weight": member.weight,
+            **(
+                {"training": member.training.training, "seed": member.training.seed}
+                if member.training is not None
+                else {}
+            ),
+        }
+        for member in members
+    ]
 
 
 def given_teacher(model: object) -> Teacher:

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from tutelage.data import Splits, TransferSet
 from tutelage.evaluation import measure_cost
 from tutelage.models import count_parameters
-from tutelage.studies.arm import ArmRun, build_seeded
+from tutelage.studies.arm import build_seeded
+from tutelage.studies.chain import Walked
+from tutelage.studies.chain_record import chain_record
 from tutelage.studies.evidence import collect_evidence, correctness, slice_tables
 from tutelage.studies.faculty import TEACHER, Faculty
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.judging import Beside, judge
 from tutelage.studies.priors import prior_correction
+from tutelage.studies.recipes import Outcome
 from tutelage.studies.records import arm_record, comparisons
 from tutelage.studies.setting import Setting
 from tutelage.studies.teaching import deployed_module, on_cpu
@@ -34,35 +37,39 @@ class Findings:
     Args:
         setting: what they shared.
         faculty: who taught.
-        runs: of each arm, a seed each.
+        outcomes: of each arm.
         descriptions: of each arm, in words.
         gates: the limits.
+        walked: the road by way of assistants, where there are some.
     """
 
     setting: Setting
     faculty: Faculty
-    runs: Mapping[str, Sequence[ArmRun]]
+    outcomes: Mapping[str, Outcome]
     descriptions: Mapping[str, str]
     gates: Gates
+    walked: Walked | None = None
 
 
 def assemble(found: Findings) -> Json:
     """The part of ``result.json`` that says what was found."""
-    splits, faculty, runs = found.setting.splits, found.faculty, found.runs
+    splits, faculty = found.setting.splits, found.faculty
+    runs = {arm: outcome.runs for arm, outcome in found.outcomes.items()}
     teacher_logits, members_logits = faculty.test_logits(splits.test)
     logits = {TEACHER: teacher_logits[None]}
     logits |= {arm: np.stack([run.test_logits for run in arm_runs]) for arm, arm_runs in runs.items()}
     labels = splits.test.known_labels.numpy()
     arms = {TEACHER: _teacher_record(faculty, teacher_logits, labels)}
     for arm, arm_runs in runs.items():
-        arms[arm] = arm_record(found.descriptions[arm], arm_runs, logits[arm], teacher_logits, labels)
+        record = arm_record(found.descriptions[arm], arm_runs, logits[arm], teacher_logits, labels)
+        arms[arm] = {**record, **found.outcomes[arm].record}
     compared = comparisons(JUDGED, logits, labels)
     names = _class_names(splits, teacher_logits.shape[1])
     correct = {arm: correctness(values, labels) for arm, values in logits.items()}
     slices = slice_tables(correct[JUDGED], correct[TEACHER], splits.test, names)
     cost = _measure_cost(found.setting, faculty.teacher)
     curves = {**({TEACHER: faculty.runs} if faculty.runs else {}), **runs}
-    record: Json = {
+    record = {
         "splits": {name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
         "transfer": _transfer_counts(splits.train),
         "classes": names,
@@ -75,6 +82,8 @@ def assemble(found: Findings) -> Json:
     }
     if faculty.members:
         record["members"] = _members(faculty, members_logits, labels)
+    if found.walked is not None:
+        record["chain"] = chain_record(found.walked, found.setting, faculty, runs, record)
     corrected = prior_correction(splits, runs, logits, found.setting.student, names)
     if corrected is not None:
         record["prior_correction"] = corrected

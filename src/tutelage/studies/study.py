@@ -23,17 +23,21 @@ from tutelage.errors import ConfigError
 from tutelage.files import write_atomically
 from tutelage.models import ModelSource
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
-from tutelage.studies.arm import ArmRun, Progress, Silent
+from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, check_chain, walk
 from tutelage.studies.faculty import (
     Faculty,
     GivenTeacher,
     TeacherTraining,
     check_teacher,
+    describe_members,
     load_faculty,
     ready_faculty,
 )
 from tutelage.studies.gates import JUDGED, Gates
+from tutelage.studies.ledger import EXPORTS
 from tutelage.studies.preflight import check_folder, check_labels, check_student, check_training
+from tutelage.studies.recipes import Outcome, Recipe
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
 from tutelage.studies.setting import Setting, data_digest
@@ -44,6 +48,9 @@ from tutelage.teachers import Teacher
 RESULT = "result.json"
 CONFIG = "config.yaml"
 CONTROLS = ("scratch", "label_smoothing")
+
+#: Folders of a run, or arms of a chain: no names for another arm.
+_TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS)
 
 Json = dict[str, Any]
 
@@ -65,10 +72,12 @@ class Study:
         training: arguments of :class:`DistillationArguments`, by name, for every arm.
         seeds: how many seeds, or which.
         arms: which of ``kd``, ``scratch``, ``label_smoothing``.
-        extra_arms: more arms by name, each with its objective: other methods to compare.
+        extra_arms: more arms by name, each with its objective, or a recipe (:class:`BornAgain`, :class:`Mutual`): other methods to
+            compare.
         label_smoothing: ε of that control.
         gates: what the student must meet to be shipped.
         teacher_training: given where this run trains the teacher.
+        chain: assistants between teacher and student; the student that the teacher teaches itself is then the arm ``direct``.
         title: of the page.
         processing: saved beside the student (a tokenizer), or None.
         config: the resolved config to write beside the results; by default what can be said of these arguments.
@@ -88,10 +97,11 @@ class Study:
     training: Mapping[str, Any]
     seeds: int | Sequence[int] = 5
     arms: Sequence[str] = (JUDGED, *CONTROLS)
-    extra_arms: Mapping[str, Objective | Term] = field(default_factory=dict[str, Objective | Term])
+    extra_arms: Mapping[str, Objective | Term | Recipe] = field(default_factory=dict[str, Objective | Term | Recipe])
     label_smoothing: float = 0.1
     gates: Gates = field(default_factory=Gates)
     teacher_training: TeacherTraining | None = None
+    chain: Chain | None = None
     title: str = "distillation"
     processing: Any = None
     config: Mapping[str, Any] | None = None
@@ -108,7 +118,7 @@ class Study:
                 "each with its objective"
             )
         for name in self.extra_arms:
-            if name in (JUDGED, "teacher", *CONTROLS):
+            if name in (JUDGED, *CONTROLS, *_TAKEN):
                 raise ConfigError(f"an extra arm cannot be called {name!r}: that name is taken")
             if re.fullmatch(r"[\w-]+", name) is None:
                 raise ConfigError(
@@ -131,13 +141,34 @@ class Study:
     @property
     def objectives(self) -> dict[str, Objective]:
         """Each arm's objective, in the order they run."""
+        own = as_objective(self.objective)
         standard = {
-            JUDGED: as_objective(self.objective),
+            JUDGED: own,
+            **({DIRECT: own} if self.chain is not None else {}),
             "scratch": as_objective(CrossEntropy()),
             "label_smoothing": as_objective(CrossEntropy(label_smoothing=self.label_smoothing)),
         }
-        chosen = {name: objective for name, objective in standard.items() if name in self.arms}
-        return chosen | {name: as_objective(objective) for name, objective in self.extra_arms.items()}
+        asked = {*self.arms, *([DIRECT] if self.chain is not None else [])}
+        chosen = {name: objective for name, objective in standard.items() if name in asked}
+        return chosen | {
+            name: extra.minimises(own) if isinstance(extra, Recipe) else as_objective(extra)
+            for name, extra in self.extra_arms.items()
+        }
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """The arms that are more than an objective."""
+        return {name: extra for name, extra in self.extra_arms.items() if isinstance(extra, Recipe)}
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings a whole run reports."""
+        recipes = self.recipes
+        students = len(self.objectives) - len(recipes) + sum(recipe.trainings for recipe in recipes.values())
+        members = self.teacher if isinstance(self.teacher, Sequence) else []
+        teachers = (self.teacher_training is not None) + sum(member.training is not None for member in members)
+        before = self.chain.trainings if self.chain is not None else 0
+        return teachers + before + students * len(self.seed_list)
 
     def run(self, out: str | Path, progress: Progress | None = None) -> Json:
         """Run what is not done yet, and write ``config.yaml`` and ``result.json`` into ``out``.
@@ -178,8 +209,12 @@ class Study:
         config_text = self._config_text()
         setting = self._setting(folder, progress)
         faculty = self._ready_faculty(setting)
-        runs = self._run_arms(setting, faculty)
-        found = assemble(Findings(setting, faculty, runs, {arm: self._describe(arm) for arm in runs}, self.gates))
+        heard = Heard(faculty.teacher, self.splits.train)
+        own = as_objective(self.objective)
+        walked = walk(self.chain, setting, heard, own) if self.chain is not None else None
+        outcomes = self._run_arms(setting, heard, walked)
+        descriptions = {arm: self._describe(arm, walked) for arm in outcomes}
+        found = assemble(Findings(setting, faculty, outcomes, descriptions, self.gates, walked))
         result: Json = {
             "tutelage": __version__,
             "config_sha256": sha256(config_text.encode()).hexdigest(),
@@ -222,26 +257,43 @@ class Study:
         objectives = self.objectives
         for objective in objectives.values():
             objective.validate()
+        for arm, recipe in self.recipes.items():
+            check_labels(recipe.prerequisites(arm), self.splits.train)
         check_labels(objectives, self.splits.train)
         student = check_student(self.student, self.seed_list[0])
         check_teacher(self.teacher, self.teacher_training, student, self.splits)
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
+        if self.chain is not None:
+            check_chain(self.chain, self._setting(folder, None), student, objectives[JUDGED])
         check_folder(folder)
 
-    def _run_arms(self, setting: Setting, faculty: Faculty) -> dict[str, list[ArmRun]]:
-        heard = Heard(faculty.teacher, self.splits.train)
+    def _run_arms(self, setting: Setting, heard: Heard, walked: Walked | None) -> dict[str, Outcome]:
+        recipes, objectives = self.recipes, self.objectives
+        teachers = {JUDGED: walked.heard} if walked is not None else {}
         plans = [
-            setting.plan(arm, seed, setting.folder / arm / f"seed-{seed}", objective, heard)
-            for arm, objective in self.objectives.items()
+            setting.plan(arm, seed, setting.folder / arm / f"seed-{seed}", objective, teachers.get(arm, heard))
+            for arm, objective in objectives.items()
+            if arm not in recipes
             for seed in self.seed_list
         ]
-        runs = setting.run(plans)
-        return {arm: [run for run in runs if run.arm == arm] for arm in self.objectives}
-
-    def _describe(self, arm: str) -> str:
+        runs = list(zip(plans, setting.run(plans), strict=True))
         return {
-            JUDGED: "the student, taught by the teacher",
+            arm: recipes[arm].run(arm, setting, objective)
+            if arm in recipes
+            else Outcome([run for plan, run in runs if plan.arm == arm])
+            for arm, objective in objectives.items()
+        }
+
+    def _describe(self, arm: str, walked: Walked | None) -> str:
+        if arm in self.recipes:
+            return self.recipes[arm].words()
+        judged = "the student, taught by the teacher"
+        if walked is not None:
+            judged = f"the student, taught by way of {', then '.join(link.name for link in walked.links)}"
+        return {
+            JUDGED: judged,
+            DIRECT: "the same student, taught by the teacher itself",
             "scratch": "the same student, trained on the labels alone",
             "label_smoothing": f"the same student, trained on the labels smoothed by {self.label_smoothing:g}",
         }.get(arm, "the same student, trained with another objective")
@@ -250,13 +302,23 @@ class Study:
         if self.config is not None:
             return to_yaml(self.config)
         recipe = self.teacher_training
-        extra = [{name: as_objective(objective).describe()} for name, objective in self.extra_arms.items()]
+        extra = [
+            {name: arm.describe() if isinstance(arm, Recipe) else as_objective(arm).describe()}
+            for name, arm in self.extra_arms.items()
+        ]
         config: Json = {
             "title": self.title,
             **({"teacher": {"training": recipe.training, "seed": recipe.seed}} if recipe is not None else {}),
+            **({"teacher": {"ensemble": describe_members(self.teacher)}} if isinstance(self.teacher, Sequence) else {}),
+            **({"assistants": self.chain.describe()} if self.chain is not None else {}),
             "objective": as_objective(self.objective).describe(),
             "training": self.training,
-            "study": {"seeds": self.seed_list, "arms": [*self.arms, *extra], "label_smoothing": self.label_smoothing},
+            "study": {
+                "seeds": self.seed_list,
+                "arms": [*self.arms, *extra],
+                "label_smoothing": self.label_smoothing,
+                **({"path": self.chain.path} if self.chain is not None else {}),
+            },
             "gates": vars(self.gates),
         }
         return to_yaml(config)
