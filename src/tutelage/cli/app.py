@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import sys
 import traceback
@@ -14,6 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from tutelage import __version__
+from tutelage.cli.inspect import inspect
+from tutelage.cli.naming import command_line, run_folder
 from tutelage.cli.release import check, export, quieten_libraries
 from tutelage.cli.summaries import seeds_said, summarise
 from tutelage.cli.watching import Watcher
@@ -80,7 +81,7 @@ def run(
     from tutelage.config import load_config
 
     checked = load_config(config, overrides or [])
-    folder = out if out is not None else Path("runs") / _run_name(config)
+    folder = run_folder(config, out)
     if (folder / "config.yaml").resolve() == config.resolve():
         raise ConfigError(
             f"--out {folder} is the config's own folder: the run would overwrite {config} with its resolved copy; name another folder"
@@ -89,7 +90,7 @@ def run(
     from tutelage.report import write_report
 
     quieten_libraries()
-    study = build_study(checked, config.parent, _command(config, out, overrides or []))
+    study = build_study(checked, config.parent, command_line("run", config, out, overrides or []))
     trainings = len(study.objectives) * len(study.seed_list) + (study.teacher_training is not None)
     try:
         with Watcher(trainings) as watcher:
@@ -113,6 +114,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.", show
     typer.echo(f"page: {write_report(run)}")
 
 
+app.command()(inspect)
 app.command()(export)
 app.command()(check)
 
@@ -152,19 +154,6 @@ def _place_in_users_file(error: Exception) -> str | None:
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame is frames[-1]]
     code = frames[-1].f_code
     return f"{code.co_filename}, line {lines[-1]}, in {code.co_name}"
-
-
-def _run_name(config: Path) -> str:
-    folder = config.resolve().parent.name
-    return folder if config.stem == "config" else f"{folder}-{config.stem}"
-
-
-def _command(config: Path, out: Path | None, overrides: list[str]) -> str:
-    words = ["tutelage", "run", str(config)]
-    words += ["--out", str(out)] if out is not None else []
-    for override in overrides:
-        words += ["--set", override]
-    return shlex.join(words)
 
 
 def _templates() -> dict[str, Path]:
