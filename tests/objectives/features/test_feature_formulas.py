@@ -93,7 +93,7 @@ def test_angles_taken_some_at_a_time_are_the_same(monkeypatch):
     """A large batch takes another way, which no small test would enter: its last slice is a short one."""
     student, teacher = draw(7, 5), draw(7, 5, seed=1)
     whole = evaluate(RKD("s", "t"), student, teacher), gradient_of(RKD("s", "t"), student, teacher)
-    monkeypatch.setattr("tutelage.objectives.features.rkd._SLICE", 2 * 7**2)
+    monkeypatch.setattr("tutelage.objectives.features.rkd._CPU_SLICE", 2 * 7**2)
     sliced = evaluate(RKD("s", "t"), student, teacher), gradient_of(RKD("s", "t"), student, teacher)
     for a, b in zip(whole, sliced, strict=True):
         torch.testing.assert_close(a, b)

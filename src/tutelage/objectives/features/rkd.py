@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from tutelage.objectives.decoupled import check_parts
 from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair, check_layers
 from tutelage.objectives.features.vectors import Distances, distances, flat, nothing
 from tutelage.signals import Rows
 
-#: Angles are taken for some of the vertices at a time, about this many in all, and found again on the way back: a batch
-#: of B has B³ of them, and kept for the gradient 512 examples would take several GB.
-_SLICE = 1 << 22
+#: Angles are taken at some vertices at a time, about this many in all: on a CPU so that the dozen passes over them stay in
+#: its caches, on an accelerator so that the B³ of a large batch are never in memory together.
+_CPU_SLICE, _DEVICE_SLICE = 1 << 17, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class RKD(AbstractLayerTerm):
 
     A property of the batch: the value counts once for each of its rows, so that the mean over rows is the value.
     Accumulated small batches give the mean of theirs, *not* that of the one big batch. Fewer than 3 examples have no
-    shape and give 0. Time and memory for angles grow as B³: 128 examples are quick, 512 are not.
+    shape and give 0. The time for angles grows as B³, memory as B².
 
     *Misleads*: distances in a wide space are all alike, so the loss is small from the start and its gradient too; it wants
     a weight of tens. One outlier in the batch moves the mean distance and with it every pair. A large class is most of
@@ -76,15 +77,12 @@ class RKD(AbstractLayerTerm):
         value = student_BD.new_zeros(())
         if self.distance > 0.0:
             pairs = examples * (examples - 1)
-            value = value + self.distance * _huber(_relative(mine), _relative(theirs)) / pairs
+            value = value + self.distance * F.huber_loss(_relative(mine), _relative(theirs), reduction="sum") / pairs
         if self.angle > 0.0:
             triples = examples * (examples - 1) * (examples - 2)
-            value = value + self.angle * _angles_apart(mine, theirs) / triples
+            apart: Any = _AnglesApart.apply(mine.squares, mine.inverses, theirs.squares, theirs.inverses)
+            value = value + self.angle * apart / triples
         return value * examples
-
-
-def _huber(a: Tensor, b: Tensor) -> Tensor:
-    return F.huber_loss(a, b, reduction="sum", delta=1.0)
 
 
 def _relative(of: Distances) -> Tensor:
@@ -94,27 +92,48 @@ def _relative(of: Distances) -> Tensor:
     return of.lengths / torch.where(mean == 0.0, 1.0, mean)
 
 
-def _angles_apart(mine: Distances, theirs: Distances) -> Tensor:
-    """Σ of Huber(ψ_A) over triples of distinct examples, some vertices at a time."""
-    examples = mine.lengths.shape[0]
-    step = max(1, _SLICE // examples**2)
-    if step >= examples:
-        return _at_vertices(0, examples, mine, theirs)
-    parts = [
-        checkpoint(_at_vertices, start, start + step, mine, theirs, use_reentrant=False, preserve_rng_state=False)
-        for start in range(0, examples, step)
-    ]
-    return torch.stack([part for part in parts if isinstance(part, Tensor)]).sum()
+class _AnglesApart(torch.autograd.Function):
+    """Σ of Huber(ψ_A) over triples of distinct examples, given the squares and inverses ``[B, B]`` of both sides.
+
+    Value and gradient are formed together, some vertices at a time: autograd would keep a dozen tensors of B³.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, squares_BB: Tensor, inverses_BB: Tensor, their_squares_BB: Tensor, their_inverses_BB: Tensor
+    ) -> Tensor:
+        examples = squares_BB.shape[0]
+        step = max(1, (_CPU_SLICE if squares_BB.device.type == "cpu" else _DEVICE_SLICE) // examples**2)
+        total = squares_BB.new_zeros(())
+        to_squares_BB, to_inverses_BB = torch.zeros_like(squares_BB), torch.zeros_like(inverses_BB)
+        for start in range(0, examples, step):
+            at = slice(start, start + step)
+            products, sides = _corners(squares_BB, inverses_BB, at)
+            their_products, their_sides = _corners(their_squares_BB, their_inverses_BB, at)
+            apart = torch.addcmul(products * sides, their_products, their_sides, value=-1)
+            # a side has no angle with itself
+            apart.diagonal(dim1=1, dim2=2).zero_()
+            slope = apart.clamp(-1.0, 1.0)
+            total += (slope * (apart - slope / 2)).sum()
+            to_products = slope * sides
+            to_squares_BB[at] += to_products.sum(-1)
+            to_squares_BB -= to_products.sum(0) / 2
+            to_inverses_BB[at] = 2 * ((slope * products) @ inverses_BB[at].unsqueeze(-1)).squeeze(-1)
+        ctx.save_for_backward(to_squares_BB, to_inverses_BB)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        to_squares_BB, to_inverses_BB = ctx.saved_tensors
+        return grad * to_squares_BB, grad * to_inverses_BB, None, None
 
 
-def _at_vertices(start: int, stop: int, mine: Distances, theirs: Distances) -> Tensor:
-    return _huber(_cosines(mine, start, stop), _cosines(theirs, start, stop))
+def _corners(squares_BB: Tensor, inverses_BB: Tensor, at: slice) -> tuple[Tensor, Tensor]:
+    """Of the corners (i, j, k) at the vertices j: ⟨x_i − x_j, x_k − x_j⟩, by the law of cosines, and 1/(‖…‖ ‖…‖); ``[j, i, k]``.
 
-
-def _cosines(of: Distances, start: int, stop: int) -> Tensor:
-    """ψ_A ``[vertices, B, B]`` by the law of cosines; 0 unless the three are distinct."""
-    squares, inverses = of.squares[start:stop], of.inverses[start:stop]
-    products = (squares[:, :, None] + squares[:, None, :] - of.squares) / 2
-    cosines = products * inverses[:, :, None] * inverses[:, None, :]
-    # the angle between a side and itself is 0 whatever the shape, unless there is no side: no triple, either way
-    return cosines.masked_fill(torch.eye(of.squares.shape[0], dtype=torch.bool, device=cosines.device), 0.0)
+    Their product is ψ_A, 0 where a side has no length.
+    """
+    squares, inverses = squares_BB[at], inverses_BB[at]
+    products = (squares[:, :, None] + squares[:, None, :] - squares_BB) / 2
+    return products, inverses[:, :, None] * inverses[:, None, :]
