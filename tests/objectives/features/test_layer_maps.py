@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from feature_helpers import TERMS
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from tutelage.errors import ConfigError
 from tutelage.objectives import (
@@ -172,3 +175,22 @@ def test_a_description_is_a_config(term):
 def test_what_a_config_refuses(item, message):
     with pytest.raises(ConfigError, match=rf"objective\[1\]: .*{message}"):
         objective_from_config([{"term": "kl"}, item])
+
+
+def test_the_pages_examples_are_configs():
+    """An example that its reader copies and that is refused is worse than none."""
+    page = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    made = objective_from_config(YAML(typ="safe").load(block)["objective"])
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scope = {}
+    exec(code, scope)
+    assert scope["objective"] == made
+    items = [YAML(typ="safe").load(text) for text in re.findall(r"`(\{term: [^`]*\})`", page)]
+    assert len(objective_from_config(items).components) == 2
+    documented = set(re.findall(r"^\| `(\w+)`, `", page, re.MULTILINE))
+    assert documented == {make.name for make in TERMS}
+    for make in TERMS:
+        (row,) = re.findall(rf"^\| `{make.name}` \|.*", page, re.MULTILINE)
+        options = re.split(r"(?<!\\)\|", row)[2]
+        assert set(re.findall(r"`(\w+)", options)) == {*make.__dataclass_fields__} - {"student", "teacher"}

@@ -28,7 +28,7 @@ class PKT(AbstractLayerTerm):
     one big batch. Fewer than 3 examples have no choice of neighbours and give 0.
 
     *Misleads*: the kernel is flat: its values lie between 0 and 1, so p is nearly uniform and the KL small (1e-3 and
-    less after a ReLU): its weight is in the thousands, and a small value says nothing. A batch of a few examples, or with
+    less after a ReLU): its weight is in the hundreds, and a small value says nothing. A batch of a few examples, or with
     one example a class, has no neighbours to speak of. Padded tokens are part of the vector.
 
     Neighbours: :class:`SimilarityPreserving` compares the same cosines by squares, weighing all pairs alike;
@@ -36,7 +36,7 @@ class PKT(AbstractLayerTerm):
 
     Example::
 
-        0.1 * CrossEntropy() + 0.9 * KL(4.0) + 1000.0 * PKT("pool", "pool")
+        0.1 * CrossEntropy() + 0.9 * KL(4.0) + 500.0 * PKT("pool", "pool")
 
     Args:
         student: name of the student's layer: ``[B, D]``, ``[B, T, D]`` or ``[B, C, H, W]``.
