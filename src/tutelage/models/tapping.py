@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.models.calling import Inputs, describe_output, logits_in, run_model, unwrapped
+from tutelage.models.calling import Inputs, class_logits, describe_output, logits_in, run_model, unwrapped
 from tutelage.models.layers import Kind, check_index, check_indexed, indexed, submodule
 
 _CAPTURING = "transformers.utils.output_capturing"
@@ -32,6 +32,8 @@ def logits_and_features(model: nn.Module, inputs: Inputs, layers: Sequence[str])
         ModelError: as ``class_logits`` and ``check_layers``; a layer that did not run, or ran more than once, or gave no
             floating-point tensor with one row an example.
     """
+    if not layers:
+        return class_logits(model, inputs), {}
     asked: dict[str, tuple[Kind, int]] = {}
     taps: dict[str, _Tap] = {}
     for layer in layers:
