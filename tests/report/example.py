@@ -18,6 +18,9 @@ DESCRIPTIONS = {
     "kd": "the student, trained with the objective of the config",
     "scratch": "the student, trained with cross-entropy on the labels alone",
     "label_smoothing": "the student, trained with cross-entropy on labels smoothed by 0.1",
+    "direct": "the student, taught by the teacher without a detour",
+    "born_again": "the student, taught by its own last generation",
+    "mutual": "the student, taught by a peer that it teaches",
 }
 CONFIG = """task: classification
 data:
@@ -53,7 +56,8 @@ def png(rng: random.Random, size: int = 8) -> str:
     return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
 
 
-def _arm(rng: random.Random, name: str, accuracy: float, seeds: int) -> dict[str, Any]:
+def arm_record(rng: random.Random, name: str, accuracy: float, seeds: int) -> dict[str, Any]:
+    """An arm whose seeds lie around that accuracy."""
     runs = []
     for seed in range(1 if name == "teacher" else seeds):
         right = round(TEST * min(1.0, rng.gauss(accuracy, 0.005))) / TEST
@@ -161,7 +165,7 @@ def shipped(seeds: int = 5, **accuracies: float) -> dict[str, Any]:
     """A run whose student is worth shipping, or one with other accuracies."""
     asked = ARMS | accuracies
     rng = random.Random(7)
-    arms = {name: _arm(rng, name, accuracy, seeds) for name, accuracy in asked.items()}
+    arms = {name: arm_record(rng, name, accuracy, seeds) for name, accuracy in asked.items()}
     slow = {"p50": 0.84, "p95": 1.31, "batch": 1}
     fast = {"p50": 0.06, "p95": 0.09, "batch": 1}
     return {

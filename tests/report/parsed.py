@@ -49,3 +49,20 @@ class Page(HTMLParser):
             if attrs.get("id") == element_id
         ]
         return found
+
+    def cells(self, caption: str) -> list[str]:
+        """The rows of the table whose caption holds those words, their cells parted by ``" | "``."""
+        rows: list[list[str]] = []
+        mine = False
+        for (tag, _), words in zip(self.elements, self.texts, strict=True):
+            said = " ".join("".join(words).split())
+            if tag == "table":
+                mine = False
+            elif tag == "caption":
+                mine = caption in said
+            elif mine and tag == "tr":
+                rows.append([])
+            elif mine and tag in ("td", "th"):
+                rows[-1].append(said)
+        assert rows, f"no table whose caption holds {caption!r}"
+        return [" | ".join(row) for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tutelage.report.charts import domain, figure, join, ticks
+from tutelage.report.charts import cut, domain, figure, join, ticks
 from tutelage.report.panes import Pane, log_ticks, position_axis, value_axis
 
 #: Of the largest circle, in pixels.
@@ -146,8 +146,11 @@ def _circle(bubble: Bubble, pane: Pane, radius: float) -> Markup:
 
 
 def _name(bubble: Bubble, lane: int, pane: Pane) -> Markup:
-    name = bubble.name if len(bubble.name) <= LONGEST else bubble.name[: LONGEST - 1] + "…"
     side = "from" if pane.place(bubble.x) < 50 else "to"
     return Markup('<text class="name {}" x="{}" y="{}">{}<tspan class="aside">{}</tspan></text>').format(
-        side, pane.across(bubble.x), lane * LANE + 14, name, f" {bubble.aside}" if bubble.aside else ""
+        side,
+        pane.across(bubble.x),
+        lane * LANE + 14,
+        cut(bubble.name, LONGEST),
+        f" {bubble.aside}" if bubble.aside else "",
     )

@@ -18,10 +18,17 @@ SHAPES = {
     "diamond": "M0-6.2L6.2 0L0 6.2L-6.2 0z",
     "triangle": "M0-5.6L5.6 4.4H-5.6z",
     "cross": "M-5-2h3v-3h4v3h3v4h-3v3h-4v-3h-3z",
+    "down": "M0 5.6L5.6-4.4H-5.6z",
+    "saltire": "M-5-2.6L-2.6-5L0-2.4L2.6-5L5-2.6L2.4 0L5 2.6L2.6 5L0 2.4L-2.6 5L-5 2.6L-2.4 0z",
+    "bow": "M-5.8-4.6L0-1.2L5.8-4.6V4.6L0 1.2L-5.8 4.6z",
 }
 
 #: Of an interval chart, in pixels: nearer to its own name than to the next line's.
 ROW_HEIGHT = 56
+#: Where in its line the marker is, in pixels.
+MIDDLE = 32
+#: Characters of a row's name that leave room for its number on a phone.
+LONGEST_LABEL = 32
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ def mark(shape: str, x: str, y: float, tip: str = "", hollow: bool = False) -> M
     )
 
 
+def cut(name: str, longest: int) -> str:
+    """A name that has room for so many characters."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
 def key_mark(slot: str, shape: str) -> Markup:
     """An arm's marker for use within a line of text; the name stands beside it, so it is hidden from screen readers."""
     return Markup(
@@ -98,6 +110,16 @@ def domain(values: Iterable[float], keep: Sequence[float] = ()) -> tuple[float, 
     return low - air, high + air
 
 
+@dataclass(frozen=True)
+class Road:
+    """A line from one row's marker to another's: who was taught by whom."""
+
+    start: int
+    end: int
+    slot: str
+    dash: str = ""
+
+
 def interval_chart(
     chart_id: str,
     title: str,
@@ -105,6 +127,7 @@ def interval_chart(
     rows: Sequence[Row],
     write: Callable[[float], str],
     zero: bool = False,
+    roads: Sequence[Road] = (),
 ) -> Markup:
     """Dots with their 95% intervals, one line an arm or a comparison, the name above and the number at the right.
 
@@ -115,6 +138,7 @@ def interval_chart(
         rows: at least one.
         write: writes a tick.
         zero: draws the line of no difference and keeps it in sight.
+        roads: between rows that have a value.
     """
     known = [v for row in rows for v in (row.value, *(row.ci or ()), *row.seeds) if v is not None]
     low, high = domain(known, keep=(0.0,) if zero else ())
@@ -131,6 +155,18 @@ def interval_chart(
                 '<line class="{}" x1="{x}" x2="{x}" y1="0" y2="{}"/><text class="tick" x="{x}" y="{}">{}</text>'
             ).format("zero" if origin else "grid", bottom, bottom + 16, write(tick), x=at(tick))
         )
+    for road in roads:
+        start, end = rows[road.start].value, rows[road.end].value
+        if start is not None and end is not None:
+            parts.append(
+                Markup('<line class="road s-{}" x1="{}" x2="{}" y1="{}" y2="{}" stroke-dasharray="{}"/>').format(
+                    road.slot,
+                    at(start),
+                    at(end),
+                    *(ROW_HEIGHT * row + MIDDLE for row in (road.start, road.end)),
+                    road.dash or "none",
+                )
+            )
     for index, row in enumerate(rows):
         parts.append(interval_row(row, ROW_HEIGHT * index, at))
     return figure(chart_id, title, description, bottom + 22, join(parts))
@@ -138,10 +174,10 @@ def interval_chart(
 
 def interval_row(row: Row, top: int, at: Callable[[float], str]) -> Markup:
     """One line of an interval chart, ``ROW_HEIGHT`` pixels high."""
-    middle = top + 32
+    middle = top + MIDDLE
     parts = [
         Markup('<text class="name" x="0" y="{y}">{}</text><text class="value" x="100%" y="{y}">{}</text>').format(
-            row.label, row.reading, y=top + 16
+            cut(row.label, LONGEST_LABEL), row.reading, y=top + 16
         )
     ]
     for value in row.seeds:

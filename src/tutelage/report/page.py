@@ -8,10 +8,13 @@ from typing import Any
 
 from tutelage.errors import ConfigError
 from tutelage.report import diagnosis, sections
+from tutelage.report.chain import chain_section
 from tutelage.report.fidelity import fidelity
 from tutelage.report.gate_words import because
 from tutelage.report.knowledge import check_inspection, knowledge_section, read_inspection
+from tutelage.report.members import members_section
 from tutelage.report.pages import day, read_json, render, write_page
+from tutelage.report.peers import peers_section
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, text
 from tutelage.report.shipped import shipped_section
 from tutelage.report.unseen import unseen
@@ -105,6 +108,9 @@ def _view(result: Record, shipped: Record | None, inspected: Record | None) -> d
         "arms": sections.side_by_side(result),
         "worth": sections.worth(result),
         "knowledge": None if inspected is None else knowledge_section(inspected),
+        "members": members_section(result),
+        "chain": chain_section(result),
+        "peers": peers_section(result),
         "classes": diagnosis.classes(result),
         "unseen": unseen(result),
         "calibration": diagnosis.calibration(result),

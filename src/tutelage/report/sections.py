@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from tutelage.report.charts import (
@@ -136,15 +136,16 @@ def side_by_side(result: Record) -> View:
         "Test accuracy of every arm",
         "; ".join(said) + ". Whiskers are 95% intervals.",
         rows,
-        lambda tick: f"{decimal(100 * tick, 0 if _whole(rows) else 1)}%",
+        percent_tick(rows),
     )
     return {"chart": chart, "table": table, "methods": sorted(methods - {""})}
 
 
-def _whole(rows: Sequence[Row]) -> bool:
-    """Whether the rows are far enough apart for ticks in whole per cent."""
+def percent_tick(rows: Sequence[Row]) -> Callable[[float], str]:
+    """Writes the ticks of a chart of shares: in whole per cent where the rows are far enough apart."""
     low, high = domain(v for row in rows for v in (row.value, *(row.ci or ()), *row.seeds) if v is not None)
-    return high - low > 0.05
+    places = 0 if high - low > 0.05 else 1
+    return lambda tick: f"{decimal(100 * tick, places)}%"
 
 
 READINGS = {

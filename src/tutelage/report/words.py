@@ -78,6 +78,36 @@ ARMS: dict[str, Arm] = {
         "triangle",
         "2 3",
     ),
+    "direct": Arm(
+        "direct",
+        "Same student, taught directly",
+        "the same student taught directly by the teacher",
+        "the direct road",
+        "direct",
+        "direct",
+        "down",
+        "6 2 1 2",
+    ),
+    "born_again": Arm(
+        "born_again",
+        "Born-again student",
+        "the same student taught by its own last generation",
+        "the born-again student",
+        "born again",
+        "born",
+        "saltire",
+        "1 2 4 2",
+    ),
+    "mutual": Arm(
+        "mutual",
+        "Student of a peer",
+        "the same student taught by a peer and no teacher",
+        "mutual learning",
+        "mutual",
+        "mutual",
+        "bow",
+        "9 2",
+    ),
 }
 
 
