@@ -17,6 +17,7 @@ from tutelage.cli.inspect import inspect
 from tutelage.cli.naming import command_line, run_folder
 from tutelage.cli.release import check, export, quieten_libraries
 from tutelage.cli.summaries import seeds_said, summarise
+from tutelage.cli.sweep import sweep
 from tutelage.cli.watching import Watcher
 from tutelage.errors import ConfigError, TutelageError
 
@@ -91,9 +92,8 @@ def run(
 
     quieten_libraries()
     study = build_study(checked, config.parent, command_line("run", config, out, overrides or []))
-    trainings = len(study.objectives) * len(study.seed_list) + (study.teacher_training is not None)
     try:
-        with Watcher(trainings) as watcher:
+        with Watcher(study.trainings) as watcher:
             watcher.say(
                 f"{study.title}: {', '.join(study.objectives)} with {seeds_said(len(study.seed_list))}, into {folder}"
             )
@@ -115,6 +115,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.", show
 
 
 app.command()(inspect)
+app.command()(sweep)
 app.command()(export)
 app.command()(check)
 

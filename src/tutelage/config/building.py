@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 
+from tutelage.config.company import RECIPES
 from tutelage.config.explaining import nearest
-from tutelage.config.schema import DataSection, ModelSection, StudyConfig, ViewStep
+from tutelage.config.models import build_chain, build_recipe, build_teacher, facts_of, maker, model_source, naming
+from tutelage.config.schema import DataSection, StudyConfig, ViewStep
 from tutelage.data import (
     Chain,
     DataSource,
@@ -27,18 +25,16 @@ from tutelage.data import (
     RandomShift,
     Splits,
     Tokenise,
-    TransferSet,
     View,
     is_random,
     load_source,
     split,
 )
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.models import ModelSource, import_from_file, load_model
+from tutelage.models import import_from_file
 from tutelage.objectives import Objective, objective_from_config
-from tutelage.studies import Gates, Study, TeacherTraining
-from tutelage.studies.arm import weights_digest
-from tutelage.teachers import ModuleTeacher
+from tutelage.studies import Gates, Study
+from tutelage.studies.recipes import Recipe
 
 _VIEWS: dict[str, Callable[..., View]] = {
     "normalise": Normalise,
@@ -61,19 +57,17 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         TutelageError: something the config names is not there, or does not fit.
     """
     objective, extra_arms = _objectives(config)
-    arms = [arm for arm in config.study.arms if isinstance(arm, str)]
+    arms = [arm for arm in config.study.arms if isinstance(arm, str) and arm not in RECIPES]
     labelled, tokenizer = _splits(config.data, folder)
     if config.data.label_noise is not None:
         labelled = labelled.with_label_noise(config.data.label_noise, config.data.seed)
     splits = labelled.omit_classes(config.data.omit) if config.data.omit is not None else labelled
     if config.data.labelled is not None:
         splits = splits.keep_labels(config.data.labelled, config.data.seed)
-    teacher, recipe = _teacher(config, folder, labelled.train)
-    student_source = _model_source(config.student.model, folder)
+    teacher, recipe = build_teacher(config, folder, labelled.train)
     return Study(
         splits=splits,
-        # a study seeds torch before it asks for a student
-        student=lambda: _load(student_source, "student.model", seed=torch.initial_seed()),
+        student=maker(config.student.model, folder, "student.model"),
         teacher=teacher,
         objective=objective,
         training=config.training,
@@ -83,21 +77,23 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         label_smoothing=config.study.label_smoothing,
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
+        chain=build_chain(config, folder),
         title=config.title or folder.resolve().name,
         processing=tokenizer,
         config=config.resolved(),
         fingerprint=_fingerprint(config, folder),
         command=command,
         config_folder=folder,
-        student_source=student_source,
+        student_source=model_source(config.student.model, folder),
     )
 
 
-def _objectives(config: StudyConfig) -> tuple[Objective, dict[str, Objective]]:
-    extra: dict[str, Objective] = {}
-    for arm in config.study.arms:
-        if isinstance(arm, str):
+def _objectives(config: StudyConfig) -> tuple[Objective, dict[str, Objective | Recipe]]:
+    extra: dict[str, Objective | Recipe] = {}
+    for said in config.study.arms:
+        if isinstance(said, str) and said not in RECIPES:
             continue
+        arm = cast("Mapping[str, Any]", {said: {}} if isinstance(said, str) else said)
         if len(arm) != 1:
             raise ConfigError(f"study.arms: {arm} has {len(arm)} names, expected one name with its list of terms")
         ((name, items),) = arm.items()
@@ -105,18 +101,9 @@ def _objectives(config: StudyConfig) -> tuple[Objective, dict[str, Objective]]:
             raise ConfigError(
                 f"study.arms: {name!r} is there twice: one of the two would silently win; give each its own name"
             )
-        with _naming(f"study.arms, {name!r}"):
-            extra[name] = objective_from_config(items)
+        with naming(f"study.arms, {name!r}"):
+            extra[name] = build_recipe(name, items) if name in RECIPES else objective_from_config(items)
     return objective_from_config(config.objective), extra
-
-
-@contextmanager
-def _naming(where: str) -> Generator[None]:
-    """Say which part of the config an error is about."""
-    try:
-        yield
-    except TutelageError as error:
-        raise type(error)(f"{where}: {error}") from error
 
 
 def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
@@ -198,7 +185,7 @@ def _view_step(step: ViewStep, folder: Path, where: str) -> View:
     for option in given:
         if option not in taken:
             raise ConfigError(f"{where}.{name}: unknown option {str(option)!r}{nearest(str(option), taken)}")
-    with _naming(f"{where}.{name}"):
+    with naming(f"{where}.{name}"):
         try:
             return make(**given)
         except (TypeError, ValueError) as error:
@@ -209,7 +196,7 @@ def _view_step(step: ViewStep, folder: Path, where: str) -> View:
 
 def _function(reference: str, folder: Path, where: str, arguments: int) -> Callable[..., Any]:
     """The user's function that a reference names, checked to take so many arguments."""
-    with _naming(where):
+    with naming(where):
         function = import_from_file(reference, folder)
         if not callable(function):
             raise ConfigError(f"{reference!r} is a {type(function).__name__}, expected a function")
@@ -248,51 +235,6 @@ class _FileTransform:
         return self.function(example)
 
 
-def _teacher(
-    config: StudyConfig, folder: Path, labelled: TransferSet
-) -> tuple[ModuleTeacher | Callable[[], nn.Module], TeacherTraining | None]:
-    section = config.teacher
-    source = _model_source(section.model, folder)
-    if section.training is not None:
-        recipe = TeacherTraining(labelled, section.training, section.seed)
-        return lambda: _load(source, "teacher.model", seed=torch.initial_seed()), recipe
-    model = _load(source, "teacher.model", seed=section.seed, trained=True)
-    if section.model.python is not None and section.model.checkpoint is None:
-        another = _load(source, "teacher.model", seed=section.seed + 1, trained=True)
-        if weights_digest(model) != weights_digest(another):
-            raise ConfigError(
-                f"teacher.model: {section.model.python!r} makes other weights from another seed, so they are not trained ones, and the "
-                "student would be taught noise; give 'checkpoint: file.safetensors', or 'training' for this run to train it"
-            )
-    return ModuleTeacher(model, allow_masked_classes=section.allow_masked_classes), None
-
-
-def _model_source(section: ModelSection, folder: Path) -> ModelSource:
-    return ModelSource(**section.model_dump(), folder=folder)
-
-
-def _load(source: ModelSource, where: str, *, seed: int, trained: bool = False) -> nn.Module:
-    with _naming(where):
-        return load_model(source, seed=seed, trained=trained)
-
-
 def _fingerprint(config: StudyConfig, folder: Path) -> dict[str, Any]:
-    """The config's facts that decide the weights, by their dotted keys, and the contents of the files it names."""
-    facts = {name: section for name, section in config.resolved().items() if name in ("data", "teacher", "student")}
-    # what results are cut into slices by decides no weight: a finished run may be asked for other slices
-    facts["data"].pop("metadata", None)
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, item in value.items():
-                flatten(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            flat[prefix] = value
-
-    flatten("", json.loads(json.dumps(facts, default=str)))
-    for reference in sorted({str(value).rpartition(":")[0] for value in flat.values() if ".py:" in str(value)}):
-        path = folder / reference
-        if path.is_file():
-            flat[f"contents of {reference}"] = sha256(path.read_bytes()).hexdigest()[:16]
-    return flat
+    resolved = config.resolved()
+    return facts_of({name: resolved[name] for name in ("data", "teacher", "student")}, folder)

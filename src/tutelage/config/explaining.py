@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -17,6 +17,7 @@ _EXAMPLES = {
     "data.source": "source: digits",
     "teacher": 'teacher: {model: {hub: folder-or-id}}, or with "training" where this run is to train it',
     "teacher.model": 'model: {python: "models.py:teacher"}',
+    "assistants": 'assistants: [{name: middle, model: {python: "models.py:middle"}}]',
     "student": 'student: {model: {python: "models.py:student"}}',
     "student.model": 'model: {python: "models.py:student"}',
     "objective": "objective: [{term: kl, temperature: 1, weight: 0.9}, {term: cross_entropy, weight: 0.1}]",
@@ -97,10 +98,16 @@ def _is_union_tag(part: str) -> bool:
 def _keys_at(location: Sequence[int | str]) -> list[str]:
     section: Any = StudyConfig
     for part in location:
-        field = (
-            section.model_fields.get(str(part))
-            if isinstance(section, type) and issubclass(section, BaseModel)
-            else None
-        )
-        section = field.annotation if field is not None else None
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+        if isinstance(part, int):
+            continue  # an item of a list: the annotation's inner section is its own
+        field = section.model_fields.get(part) if section is not None else None
+        section = _section_in(field.annotation) if field is not None else None
+    return list(section.model_fields) if section is not None else []
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The one section that an annotation speaks of, such as ``list[Section] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [section for section in map(_section_in, get_args(annotation)) if section is not None]
+    return found[0] if len(found) == 1 else None

@@ -19,10 +19,16 @@ class Section(BaseModel):
         """
         said = {name: getattr(self, name) for name in type(self).model_fields}
         return {
-            name: value.resolved() if isinstance(value, Section) else value
+            name: _plain(value)
             for name, value in said.items()
             if value is not None or type(self).model_fields[name].default is not None
         }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.resolved()
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 class ModelSection(Section):
@@ -81,13 +87,38 @@ class DataSection(Section):
     augment: list[ViewStep] = Field(default_factory=list[ViewStep])
 
 
-class TeacherSection(Section):
-    """The teacher; with ``training``, this run trains it on the labelled training split."""
+class MemberSection(Section):
+    """One of an ensemble's teachers; with ``training``, this run trains it on the labelled training split."""
 
     model: ModelSection
     training: dict[str, Any] | None = None
-    seed: Seed = 0
+    seed: Seed | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
     allow_masked_classes: bool = False
+
+
+class TeacherSection(Section):
+    """The teacher, a ``model`` or an ``ensemble``; with ``training``, this run trains it on the labelled training split.
+
+    ``members`` trains so many of the model, each with a seed of its own, for an ensemble of them.
+    """
+
+    model: ModelSection | None = None
+    training: dict[str, Any] | None = None
+    seed: Seed = 0
+    members: Annotated[int, Field(ge=2)] | None = None
+    ensemble: Annotated[list[MemberSection], Field(min_length=1)] | None = None
+    allow_masked_classes: bool = False
+
+
+class AssistantSection(Section):
+    """A model between teacher and student; its training and objective are the student's where it has none of its own."""
+
+    name: str
+    model: ModelSection
+    training: dict[str, Any] | None = None
+    objective: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    seed: Seed = 0
 
 
 class StudentSection(Section):
@@ -97,13 +128,14 @@ class StudentSection(Section):
 
 
 class RunSection(Section):
-    """Arms and seeds. An arm is a standard one by name, or ``{name: [terms]}``."""
+    """Arms and seeds. An arm is one by name, ``{name: [terms]}``, or a recipe with its options."""
 
     seeds: Annotated[int, Field(ge=1)] | Annotated[list[Seed], Field(min_length=1)] = 5
-    arms: list[str | dict[str, list[dict[str, Any]]]] = Field(
+    arms: list[str | dict[str, list[dict[str, Any]] | dict[str, Any]]] = Field(
         default_factory=lambda: ["kd", "scratch", "label_smoothing"]
     )
     label_smoothing: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    path: Literal["all", "best"] | None = None
 
 
 class GatesSection(Section):
@@ -121,6 +153,26 @@ class GatesSection(Section):
     negative_flips_vs_baseline: float | None = None
 
 
+class TieSection(Section):
+    """A key that follows another one of the space: 1 minus its value, or the same."""
+
+    one_minus: str | None = None
+    same_as: str | None = None
+
+
+class SearchSection(Section):
+    """What ``tutelage sweep`` varies; ``tutelage run`` passes it over."""
+
+    space: Annotated[dict[str, Any], Field(min_length=1)]
+    tie: dict[str, TieSection] = Field(default_factory=dict[str, TieSection])
+    trials: Annotated[int, Field(ge=1)] | None = None
+    seeds: Annotated[int, Field(ge=1)] | Annotated[list[Seed], Field(min_length=1)] = 3
+    metric: Literal["accuracy", "nll"] = "accuracy"
+    batch: Annotated[int, Field(ge=1)] = 8
+    seed: Seed = 0
+    storage: str | None = None
+
+
 class StudyConfig(Section):
     """A whole config."""
 
@@ -128,8 +180,16 @@ class StudyConfig(Section):
     task: Literal["classification"] = "classification"
     data: DataSection
     teacher: TeacherSection
+    assistants: Annotated[list[AssistantSection], Field(min_length=1)] | None = None
     student: StudentSection
     objective: Annotated[list[dict[str, Any]], Field(min_length=1)]
     training: dict[str, Any]
     study: RunSection = RunSection()
     gates: GatesSection = GatesSection()
+    search: SearchSection | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """As every section's, but for ``search``: it decides nothing about this configuration's own run."""
+        said = super().resolved()
+        said.pop("search", None)
+        return said

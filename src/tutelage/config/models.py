@@ -1,0 +1,182 @@
+"""The models that a config names, from the teacher to the student, and what identifies them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.config.schema import AssistantSection, MemberSection, ModelSection, StudyConfig
+from tutelage.data import TransferSet
+from tutelage.errors import ConfigError, TutelageError
+from tutelage.models import ModelSource, load_model
+from tutelage.objectives import Objective, objective_from_config
+from tutelage.studies import Assistant, BornAgain, Chain, Member, Mutual, TeacherTraining
+from tutelage.studies.arm import weights_digest
+from tutelage.studies.faculty import GivenTeacher
+from tutelage.studies.recipes import Recipe
+from tutelage.teachers import ModuleTeacher
+
+
+@contextmanager
+def naming(where: str) -> Generator[None]:
+    """Say which part of the config an error is about."""
+    try:
+        yield
+    except TutelageError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def model_source(section: ModelSection, folder: Path) -> ModelSource:
+    """Where a model comes from."""
+    return ModelSource(**section.model_dump(), folder=folder)
+
+
+def maker(section: ModelSection, folder: Path, where: str) -> Callable[[], nn.Module]:
+    """Makes fresh ones of a model; whoever calls it has seeded torch."""
+    source = model_source(section, folder)
+    return lambda: _load(source, where, seed=torch.initial_seed())
+
+
+def build_teacher(
+    config: StudyConfig, folder: Path, labelled: TransferSet
+) -> tuple[GivenTeacher, TeacherTraining | None]:
+    """A study's ``teacher`` and ``teacher_training``.
+
+    Args:
+        config: the config.
+        folder: where it lies.
+        labelled: what this run trains a teacher on.
+    """
+    section = config.teacher
+    if section.ensemble is not None:
+        return [
+            _member(member, number, section.seed, config, folder, labelled)
+            for number, member in enumerate(section.ensemble)
+        ], None
+    assert section.model is not None  # check_company found one or the other
+    if section.members is not None:
+        member = MemberSection(model=section.model, training=section.training)
+        return [
+            _member(member, number, section.seed, config, folder, labelled, "teacher")
+            for number in range(section.members)
+        ], None
+    if section.training is not None:
+        recipe = TeacherTraining(labelled, section.training, section.seed)
+        return maker(section.model, folder, "teacher.model"), recipe
+    return _given(section.model, section.seed, section.allow_masked_classes, folder, "teacher.model"), None
+
+
+def build_chain(config: StudyConfig, folder: Path) -> Chain | None:
+    """A study's ``chain``; None where the config names no assistants."""
+    if config.assistants is None:
+        return None
+    assistants = [_assistant(section, number, config, folder) for number, section in enumerate(config.assistants)]
+    with naming("assistants"):
+        return Chain(assistants, config.study.path or "all")
+
+
+def build_recipe(name: str, options: Mapping[str, Any]) -> Recipe:
+    """``born_again`` or ``mutual`` with its options, which :func:`check_company` has looked at."""
+    objective = objective_from_config(options["objective"]) if "objective" in options else None
+    return BornAgain(options.get("generations", 3), objective) if name == "born_again" else Mutual(objective)
+
+
+def facts_of(sections: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The facts that decide weights, by their dotted keys, and the contents of the files they name."""
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                flatten(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            flat[prefix] = value
+
+    plain = json.loads(json.dumps(sections, default=str))
+    # what results are cut into slices by decides no weight: a finished run may be asked for other slices
+    plain["data"].pop("metadata", None)
+    flatten("", plain)
+    for reference in sorted({text.rpartition(":")[0] for text in _texts(flat.values()) if ".py:" in text}):
+        path = folder / reference
+        if path.is_file():
+            flat[f"contents of {reference}"] = sha256(path.read_bytes()).hexdigest()[:16]
+    return flat
+
+
+def _texts(values: Iterable[Any]) -> Generator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from _texts(value)
+        elif isinstance(value, dict):
+            yield from _texts(value.values())
+
+
+def _member(
+    section: MemberSection,
+    number: int,
+    first_seed: int,
+    config: StudyConfig,
+    folder: Path,
+    labelled: TransferSet,
+    where: str | None = None,
+) -> Member:
+    where = where or f"teacher.ensemble.{number}"
+    # two of one model and one seed would be one model twice
+    seed = section.seed if section.seed is not None else (first_seed + number) % 2**32
+    if section.training is None:
+        given = _given(section.model, seed, section.allow_masked_classes, folder, f"{where}.model")
+        return Member(given, weight=section.weight)
+    return Member(
+        maker(section.model, folder, f"{where}.model"),
+        TeacherTraining(labelled, section.training, seed),
+        section.weight,
+        _own_facts(section.model, config, folder),
+    )
+
+
+def _assistant(section: AssistantSection, number: int, config: StudyConfig, folder: Path) -> Assistant:
+    where = f"assistants.{number}"
+    objective: Objective | None = None
+    with naming(where):
+        if section.objective is not None:
+            objective = objective_from_config(section.objective)
+        return Assistant(
+            section.name,
+            maker(section.model, folder, f"{where}.model"),
+            section.training,
+            objective,
+            section.seed,
+            _own_facts(section.model, config, folder),
+        )
+
+
+def _own_facts(model: ModelSection, config: StudyConfig, folder: Path) -> dict[str, Any]:
+    """What decides the weights of one of several models: the others may come and go without its being trained again."""
+    return facts_of({"data": config.data.resolved(), "model": model.resolved()}, folder)
+
+
+def _given(model: ModelSection, seed: int, allow_masked_classes: bool, folder: Path, where: str) -> ModuleTeacher:
+    source = model_source(model, folder)
+    made = _load(source, where, seed=seed, trained=True)
+    if model.python is not None and model.checkpoint is None:
+        another = _load(source, where, seed=seed + 1, trained=True)
+        if weights_digest(made) != weights_digest(another):
+            raise ConfigError(
+                f"{where}: {model.python!r} makes other weights from another seed, so they are not trained ones, and the "
+                "student would be taught noise; give 'checkpoint: file.safetensors', or 'training' for this run to train it"
+            )
+    return ModuleTeacher(made, allow_masked_classes=allow_masked_classes)
+
+
+def _load(source: ModelSource, where: str, *, seed: int, trained: bool = False) -> nn.Module:
+    with naming(where):
+        return load_model(source, seed=seed, trained=trained)
