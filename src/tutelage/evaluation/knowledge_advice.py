@@ -26,6 +26,8 @@ RENUMBERED = 0.1
 TOO_SURE = 0.02
 #: How far training accuracy may stand above validation accuracy.
 BY_HEART = 0.05
+#: How far validation accuracy may stand above training accuracy.
+DOUBTED = 0.05
 #: How much accuracy the teacher may lose under augmentation.
 LOST_TO_AUGMENTATION = 0.02
 #: The share of unlabelled examples from which the teacher stands in for the labels.
@@ -70,7 +72,7 @@ class Findings:
 
 def warnings_of(found: Findings) -> list[Json]:
     """What is wrong, or may be: ``kind`` and ``text``, the most serious first."""
-    rules = (_permuted, _worse, _over_confident, _by_heart, _one_hot, _augmented)
+    rules = (_permuted, _worse, _over_confident, _by_heart, _doubtful_labels, _one_hot, _augmented)
     return [{"kind": kind, "text": text} for rule in rules for kind, text in rule(found)]
 
 
@@ -139,6 +141,20 @@ def _by_heart(found: Findings) -> list[tuple[str, str]]:
             f"The teacher has learnt training examples by heart: {_percent(train['accuracy'])} right there (and "
             f"{_percent(train['confidence'])} sure), {_percent(validation['accuracy'])} on validation. On those examples its targets say "
             "little but the label; unlabelled or augmented examples, on which it has to think, are worth more.",
+        )
+    ]
+
+
+def _doubtful_labels(found: Findings) -> list[tuple[str, str]]:
+    train, validation = found.train, found.validation
+    if train is None or validation["accuracy"] - train["accuracy"] < DOUBTED or found.renumbering.gain >= RENUMBERED:
+        return []
+    return [
+        (
+            "doubtful_labels",
+            f"The teacher contradicts {_percent(1.0 - train['accuracy'])} of the training labels, and only "
+            f"{_percent(1.0 - validation['accuracy'])} of those of the validation split: the training labels may be noisy. Where they are "
+            "wrong the teacher is the better guide: put a high weight on it.",
         )
     ]
 
@@ -273,6 +289,10 @@ def _weights(found: Findings) -> tuple[tuple[float, float], list[str]]:
     if "augmentation" in kinds:
         return (0.9, 1.0), [
             "Under augmentation the teacher sees what is left of an example, the label does not: trust the teacher more."
+        ]
+    if "doubtful_labels" in kinds:
+        return (0.8, 1.0), [
+            "The teacher contradicts more training labels than its mistakes explain: trust it more than them."
         ]
     if found.unlabelled >= MOSTLY_UNLABELLED:
         return (0.8, 1.0), [

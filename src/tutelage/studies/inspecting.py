@@ -40,6 +40,7 @@ from tutelage.models.saving import load_student
 from tutelage.signals import NO_LABEL, ClassScores, Logits, MixtureLogits
 from tutelage.studies.arm import RECORD, Progress, Silent, build_seeded, predict
 from tutelage.studies.evidence import shown_image, shown_text
+from tutelage.studies.faculty import TeacherTraining
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.study import Study
 from tutelage.studies.teaching import logits_of
@@ -169,7 +170,7 @@ def _look(study: Study, teacher: Teacher, folder: Path) -> _Seen:
         rivals=_rivals(study, folder, logits_N.argmax(axis=1) == validation_labels),
         augmentation=_augmentation(teacher, train),
         unlabelled=1.0 - study.splits.train.labelled / len(study.splits.train),
-        given=study.teacher_training is None,
+        given=not _recipes(study),
     )
     members = len(scores.weights) if isinstance(scores, MixtureLogits) else None
     return _Seen(findings, train, scores, validation_scores, _place(student, folder), members)
@@ -183,13 +184,20 @@ def _some(transfer_set: TransferSet, most: int) -> TransferSet:
     return transfer_set.select(torch.from_numpy(rows))
 
 
+def _recipes(study: Study) -> list[TeacherTraining]:
+    """How this study trains its teacher, or the members of it; none for a given one."""
+    if study.teacher_training is not None:
+        return [study.teacher_training]
+    members = study.teacher if isinstance(study.teacher, Sequence) else []
+    return [member.training for member in members if member.training is not None]
+
+
 def _with_all_labels(train: TransferSet, study: Study) -> TransferSet:
     """The training examples with the labels that the teacher was trained on, where the student's set has forgotten them."""
-    recipe = study.teacher_training
-    if recipe is None:
-        return train
-    pairs = zip(recipe.data.ids.tolist(), recipe.data.known_labels.tolist(), strict=True)
-    known = {example: label for example, label in pairs if label != NO_LABEL}
+    known: dict[int, int] = {}
+    for recipe in _recipes(study):
+        pairs = zip(recipe.data.ids.tolist(), recipe.data.known_labels.tolist(), strict=True)
+        known |= {example: label for example, label in pairs if label != NO_LABEL}
     found = zip(train.ids.tolist(), train.known_labels.tolist(), strict=True)
     return train.with_labels(
         torch.tensor([label if label != NO_LABEL else known.get(example, NO_LABEL) for example, label in found])
