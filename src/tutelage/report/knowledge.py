@@ -16,6 +16,8 @@ from tutelage.report.words import METRICS, MISSING, amount, decimal, plural
 INSPECTION = "inspect.json"
 #: Pairs of classes that are listed.
 PAIRS_SHOWN = 8
+#: Classes that are named beside each class.
+NEAREST_SHOWN = 4
 
 View = dict[str, Any]
 
@@ -194,22 +196,23 @@ def _alike(found: Record, names: Sequence[str]) -> View:
         if whole
         else None
     )
-    numbers = [
-        {"name": names[own], "cells": ["" if other == own else _cell(shares[own][other]) for other in order]}
-        for own in (order if whole else [])
+    nearest = [
+        {"name": names[own], "next": _nearest(shares[own], names)} for own in (range(len(names)) if whole else [])
     ]
     heat = number(found.get("temperature"))
     return {
         "temperature": "" if heat is None else f"{heat:g}",
         "pairs": pairs,
         "chart": chart,
-        "columns": [names[own] for own in order] if whole else [],
-        "numbers": numbers,
+        "nearest": nearest,
     }
 
 
-def _cell(share: float | None) -> str:
-    return MISSING if share is None else f"{100 * share:.0f}"
+def _nearest(shares: Sequence[float | None], names: Sequence[str]) -> str:
+    """The classes that a class is thought most like, in words."""
+    known = [(share, name) for share, name in zip(shares, names, strict=True) if share]
+    best = sorted(known, key=lambda pair: -pair[0])[:NEAREST_SHOWN]
+    return ", ".join(f"{name} {_percent(share)}" for share, name in best) or "never its answer, or one-hot"
 
 
 def _examples(found: Record) -> View:
@@ -290,20 +293,18 @@ def _advice(advised: Record, between: tuple[float, float] | None) -> View | None
 
 
 def _row(row: Record) -> View:
-    """One temperature's numbers, as they are written in the table."""
+    """One temperature's numbers, as they are written in the tables."""
     classes, pull = mapping(row.get("effective_classes")), mapping(row.get("pull"))
-    cells = [
-        _written(number(mapping(row.get("entropy")).get("mean")), 3),
-        _written(number(classes.get("mean")), 2),
-        f"{_written(number(classes.get('p10')), 2)} to {_written(number(classes.get('p90')), 2)}",
-        amount(METRICS["accuracy"], number(row.get("top"))),
-        amount(METRICS["accuracy"], number(row.get("off_label"))),
-        amount(METRICS["accuracy"], number(row.get("beyond_label"))),
-    ]
-    for key in ("untrained", "trained"):
-        found = mapping(pull.get(key))
-        cells += [_written(number(found.get("ratio")), 2), _written(number(found.get("cosine")), 2)]
-    return {"temperature": f"{number(row.get('temperature')) or 0:g}", "cells": cells}
+    low, high = number(classes.get("p10")), number(classes.get("p90"))
+    pulls = [mapping(pull.get(student)) for student in ("untrained", "trained")]
+    return {
+        "temperature": f"{number(row.get('temperature')) or 0:g}",
+        "entropy": _written(number(mapping(row.get("entropy")).get("mean")), 3),
+        "classes": _written(number(classes.get("mean")), 2),
+        "middle": f"{_written(low, 2)} to {_written(high, 2)}" if low is not None and high is not None else "",
+        **{key: amount(METRICS["accuracy"], number(row.get(key))) for key in ("top", "off_label", "beyond_label")},
+        "pulls": [_written(number(found.get(key)), 2) for found in pulls for key in ("ratio", "cosine", "even_weight")],
+    }
 
 
 def _written(value: float | None, places: int) -> str:

@@ -175,7 +175,8 @@ def matrix_chart(
                 )
             )
     width = left + cell * len(order) + (round(5.4 * longest) if slanted else 4)
-    size = Markup('width="{}" height="{}"').format(width, top + cell * len(order) + 4)
+    height = top + cell * len(order) + 4
+    size = Markup('width="{w}" height="{h}" viewBox="0 0 {w} {h}"').format(w=width, h=height)
     return Markup(
         '<svg class="chart" role="img" aria-labelledby="{id}-t {id}-d" {size}><title id="{id}-t">{title}</title>'
         '<desc id="{id}-d">{description}</desc><g class="s-teacher">{body}</g></svg>'
