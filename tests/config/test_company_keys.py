@@ -148,6 +148,13 @@ def test_recipes_are_arms_with_options(folder: Path) -> None:
     assert other.objectives["mutual"] == CrossEntropy() + KL()
 
 
+@pytest.mark.parametrize(("said", "meant"), [("auto", None), ("true", True), ("false", False)])
+def test_whether_students_are_trained_together_is_passed_on(folder: Path, said: str, meant: bool | None) -> None:
+    """A key that reaches nobody would leave the slow road to whoever asked for the fast one."""
+    assert built(folder, ALONE, f"study.together={said}").together is meant
+    assert built(folder, ALONE).together is None
+
+
 @pytest.mark.parametrize("text", [FIVE, MIXED, CHAIN])
 def test_a_resolved_config_reads_back_as_the_same_study(folder: Path, text: str) -> None:
     """The run's own config.yaml is what it is opened again from."""
@@ -217,6 +224,7 @@ def test_a_weight_is_no_reason_to_train_a_member_again(folder: Path) -> None:
         (CHAIN, "assistants.1.training.max_steps=few", "assistants.1.training.max_steps is 'few'"),
         (CHAIN, "assistants=[]", "assistants is [], expected at least one"),
         (ALONE, "study.path=best", "study.path says which assistants to go by, and there are none"),
+        (ALONE, "study.together=often", "study.together is 'often', expected 'auto' or true or false"),
         (CHAIN, "study.path=shortest", "study.path is 'shortest', expected 'all' or 'best'"),
         (
             ALONE,

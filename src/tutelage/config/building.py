@@ -78,6 +78,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
         chain=build_chain(config, folder),
+        together=None if config.study.together == "auto" else config.study.together,
         title=config.title or folder.resolve().name,
         processing=tokenizer,
         config=config.resolved(),

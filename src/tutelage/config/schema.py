@@ -136,6 +136,7 @@ class RunSection(Section):
     )
     label_smoothing: Annotated[float, Field(gt=0, lt=1)] = 0.1
     path: Literal["all", "best"] | None = None
+    together: Literal["auto"] | bool = "auto"
 
 
 class GatesSection(Section):

@@ -59,7 +59,7 @@ def chain_record(
             _student_link(last, setting, runs[JUDGED], record),
         ],
         "candidates": _candidates(walked, setting, runs[DIRECT]) if walked.candidates is not None else None,
-        "detour": _detour(walked, record["comparisons"]),
+        "detour": detour(walked, record["comparisons"]),
         "note": " ".join([_ONE_EACH, *([_CHOSEN] if walked.candidates is not None else [])]),
     }
 
@@ -131,7 +131,13 @@ def _candidates(walked: Walked, setting: Setting, direct: Sequence[ArmRun]) -> l
     return [plain, *rows]
 
 
-def _detour(walked: Walked, comparisons: Sequence[Mapping[str, Any]]) -> Json:
+def detour(walked: Walked, comparisons: Sequence[Mapping[str, Any]]) -> Json:
+    """What going by way of the assistants gained over the direct road, and what it took.
+
+    Args:
+        walked: the road.
+        comparisons: of ``result.json``, that of ``kd`` with ``direct`` among them.
+    """
     wanted = (JUDGED, DIRECT, "accuracy")
     row = next(row for row in comparisons if (row["a"], row["b"], row["metric"]) == wanted)
     extra = sum(link.run.seconds for link in walked.links) + walked.search_seconds

@@ -32,6 +32,7 @@ class Setting:
         fingerprint: facts that must not change between a run and its resumption.
         progress: who watches.
         processing: saved beside every student, or None.
+        together: whether students are trained at once; see :func:`run_all`.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Setting:
     progress: Progress
     fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
     processing: Any = None
+    together: bool | None = None
 
     @property
     def identity(self) -> Json:
@@ -80,9 +82,15 @@ class Setting:
         )
         return replace(plan, **{**teaching, **changes})
 
-    def run(self, plans: Sequence[ArmPlan]) -> list[ArmRun]:
-        """Run what is not done of these plans; the results are in their order."""
-        return run_all(plans, self.progress)
+    def run(self, plans: Sequence[ArmPlan], *, arms: bool = False) -> list[ArmRun]:
+        """Run what is not done of these plans; the results are in their order.
+
+        Args:
+            plans: them.
+            arms: whether they are the study's arms, of which ``together=True`` demands that all be trained at once; for
+                teachers, assistants and recipes it is chosen.
+        """
+        return run_all(plans, self.progress, self.together if arms or self.together is False else None)
 
 
 def held_out_identity(splits: Splits) -> Json:

@@ -78,6 +78,8 @@ class Study:
         gates: what the student must meet to be shipped.
         teacher_training: given where this run trains the teacher.
         chain: assistants between teacher and student; the student that the teacher teaches itself is then the arm ``direct``.
+        together: whether small students that are alike are trained at once, with the same numbers within float tolerance: True
+            and False demand it, None chooses.
         title: of the page.
         processing: saved beside the student (a tokenizer), or None.
         config: the resolved config to write beside the results; by default what can be said of these arguments.
@@ -102,6 +104,7 @@ class Study:
     gates: Gates = field(default_factory=Gates)
     teacher_training: TeacherTraining | None = None
     chain: Chain | None = None
+    together: bool | None = None
     title: str = "distillation"
     processing: Any = None
     config: Mapping[str, Any] | None = None
@@ -247,6 +250,7 @@ class Study:
             progress=progress if progress is not None else Silent(),
             fingerprint=self.fingerprint,
             processing=self.processing,
+            together=self.together,
         )
 
     def _ready_faculty(self, setting: Setting) -> Faculty:
@@ -277,7 +281,7 @@ class Study:
             if arm not in recipes
             for seed in self.seed_list
         ]
-        runs = list(zip(plans, setting.run(plans), strict=True))
+        runs = list(zip(plans, setting.run(plans, arms=True), strict=True))
         return {
             arm: recipes[arm].run(arm, setting, objective)
             if arm in recipes
