@@ -75,7 +75,7 @@ def softness_chart(
             pane,
             [
                 Markup('<polygon class="band s-teacher" points="{}"/>').format(" ".join(band)),
-                Markup('<polyline class="bold s-teacher" points="{}"/>').format(line),
+                Markup('<polyline class="trend s-teacher" points="{}"/>').format(line),
             ],
         ),
         Markup('<line class="zero" x1="{}%" x2="{}%" y1="{y}" y2="{y}"/>').format(
@@ -105,7 +105,7 @@ def pull_chart(
     for line in lines:
         points = " ".join(pane.stretched(t, math.log(ratio)) for t, ratio in line.points)
         drawn.append(
-            Markup('<polyline class="bold s-{}" points="{}"{}/>').format(
+            Markup('<polyline class="trend s-{}" points="{}"{}/>').format(
                 line.slot, points, Markup(' stroke-dasharray="{}"').format(line.dash) if line.dash else ""
             )
         )
