@@ -11,7 +11,8 @@ def norm(x):
 
 
 def cosine(a, b):
-    return float(np.dot(a, b) / (norm(a) * norm(b)))
+    """0 where one has no direction."""
+    return float(np.dot(a, b) / (norm(a) * norm(b))) if norm(a) * norm(b) > 0 else 0.0
 
 
 def average_pool(x, height, width):

@@ -77,6 +77,16 @@ def test_gradients_do_not_explode_where_directions_end():
         assert gradient_of(RKD("s", "t"), spoilt(how), teacher).abs().max() < 1.0
 
 
+def test_examples_that_are_alike_have_no_angles():
+    """A side without a length has no direction: taken for one, a picture twice in the batch would be a false lesson."""
+    student, teacher = draw(6, 5), draw(6, 5, seed=1)
+    student[3] = student[2]
+    expected = reference.rkd_angle(student.numpy(), teacher.numpy())
+    assert mean_of(RKD("s", "t", 0.0, 1.0), student, teacher) == pytest.approx(expected)
+    expected = reference.rkd_distance(teacher.numpy(), student.numpy())
+    assert mean_of(RKD("s", "t", 1.0, 0.0), teacher, student) == pytest.approx(expected)
+
+
 def test_a_vector_of_zeros_agrees_with_zeros_alone():
     zero, one = torch.zeros(1, 3), torch.ones(1, 3)
     assert evaluate(CosineHidden("s", "t"), zero, zero).item() == 0.0
