@@ -48,15 +48,17 @@ _TERMS = _entries()
 def objective_from_config(items: Sequence[Mapping[str, Any]]) -> Objective:
     """The objective that a config's ``objective:`` describes; what :meth:`Objective.describe` gives back.
 
-    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist``, ``teacher_free``, a divergence's
-    name, or a term on layers: ``hint``, ``attention_transfer``, ``cosine_hidden``, ``similarity_preserving``, ``rkd``, ``pkt``,
-    ``crd``, ``vid``), ``weight`` (a number or a schedule; 1 if absent), and the term's own options. A term on layers has
-    ``student`` and ``teacher``, or ``layers: [[student layer, teacher layer], …]``: one component a pair, each at the
-    weight over the number of pairs, so that the number of pairs does not move the balance with other terms.
+    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist``, ``teacher_free``, a
+    divergence's name, or a term on layers: ``hint``, ``attention_transfer``, ``cosine_hidden``,
+    ``similarity_preserving``, ``rkd``, ``pkt``, ``crd``, ``vid``), ``weight`` (a number or a schedule; 1 if absent),
+    and the term's own options. A term on layers has ``student`` and ``teacher``, or ``layers: [[student layer,
+    teacher layer], …]``: one component a pair, each at the weight over the number of pairs, so that the number of
+    pairs does not move the balance with other terms.
 
     Raises:
-        ConfigError: an empty list, an unknown term or option, T ≤ 0, a negative weight, weights that are all zero, layers
-            that are missing or still a map's name (:func:`tutelage.objectives.resolve_layers`). The message names the item.
+        ConfigError: an empty list, an unknown term or option, T ≤ 0, a negative weight, weights that are all zero,
+            layers that are missing or still a map's name (:func:`tutelage.objectives.resolve_layers`). The message
+            names the item.
     """
     if isinstance(items, (str, Mapping)) or not isinstance(items, Sequence) or not items:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(

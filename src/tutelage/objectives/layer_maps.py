@@ -16,8 +16,8 @@ def layer_map(how: str, student_blocks: Sequence[str], teacher_blocks: Sequence[
     """A (student layer, teacher layer) pair for each of the student's blocks.
 
     Args:
-        how: ``"uniform"``, the student's block i of n meets the teacher's ⌈i·m/n⌉ of m (counted from 1), so that the last
-            meets the last; ``"last"``, the student's blocks meet the teacher's last n, in order.
+        how: ``"uniform"``, the student's block i of n meets the teacher's ⌈i·m/n⌉ of m (counted from 1), so that the
+            last meets the last; ``"last"``, the student's blocks meet the teacher's last n, in order.
         student_blocks: names of the student's n repeated blocks, in order.
         teacher_blocks: names of the teacher's m.
 
@@ -73,7 +73,7 @@ def resolve_layers(
 
 
 def needs_layer_map(items: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether some item says ``uniform`` or the like, so that both models' blocks must be known before it is an objective."""
+    """Whether some item names a map, so that both models' blocks must be known before it is an objective."""
     return any(_named_map(item) is not None for item in items)
 
 

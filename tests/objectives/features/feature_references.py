@@ -1,4 +1,4 @@
-"""The published feature and relation losses in float64 NumPy, written from the papers with loops where that is clearest.
+"""The published feature and relation losses in float64 NumPy, written from the papers, with loops where clearest.
 
 Each returns what the paper gives for one example, or for a batch where it is a batch's property.
 """

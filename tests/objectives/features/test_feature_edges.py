@@ -57,7 +57,7 @@ def spoilt(how, dtype=torch.float32):
 )
 @pytest.mark.parametrize("whose", ["student", "teacher", "both"])
 def test_degenerate_features_have_finite_values_and_gradients(make, how, whose):
-    """A layer that a ReLU has silenced, or one picture twice in a batch, is a division by a length of 0: NaN weights."""
+    """A layer that a ReLU has silenced, or a picture twice in a batch, is a division by a length of 0: NaN weights."""
     sound, broken = draw(*SHAPE, seed=1, dtype=torch.float32), spoilt(how)
     student = sound if whose == "teacher" else broken
     teacher = sound if whose == "student" else broken
@@ -130,7 +130,7 @@ def test_a_nan_is_a_nan_loss(make, whose, examples):
 @each_term
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32_or_better(make, dtype):
-    """Squares of half-precision features overflow above 256, and sums over thousands of units lose their small parts."""
+    """Squares of half-precision features overflow above 256, and sums over many units lose their small parts."""
     student, teacher = draw(*SHAPE).to(dtype) * 300, draw(*SHAPE, seed=1).to(dtype) * 300
     term = fit(make("s", "t"), student, teacher)
     total = evaluate(term, student, teacher)

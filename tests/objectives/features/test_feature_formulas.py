@@ -217,7 +217,7 @@ def test_gradients_are_those_of_the_values(make, shape):
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_zero_with_zero_gradient_at_the_teacher(term, dtype):
-    """A square root at 0 has an infinite slope: NaN gradients from the first step of a student that starts as its teacher."""
+    """A square root at 0 has an infinite slope: NaN gradients where a student starts as its teacher."""
     student = draw(6, 4, 3, 3, dtype=dtype)
     assert evaluate(term, student, student.clone()).item() == pytest.approx(0.0, abs=1e-12)
     assert gradient_of(term, student, student.clone()).abs().max() < 1e-6

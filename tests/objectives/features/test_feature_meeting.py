@@ -63,7 +63,7 @@ from tutelage.signals import Logits, Signals, feature_need, layers_needed
     ],
 )
 def test_layers_that_meet_and_what_is_said(student, teacher, notes):
-    """What was put between two layers decides what is learnt: unsaid, a pooling to one position would be taken for a hint."""
+    """What was put between two layers decides what is learnt: unsaid, a pooling would be taken for a hint."""
     student, teacher = draw(*student), draw(*teacher, seed=1)
     for make in (Hint, CosineHidden):
         term = fit(make("s", "t"), student, teacher)

@@ -49,7 +49,7 @@ def test_the_maps():
 
 @given(mine=st.integers(1, 60), theirs=st.integers(1, 60))
 def test_uniform_is_the_formula_and_ends_at_the_end(mine, theirs):
-    """A quotient in floating point is now and then a hair above the whole number, and its ceiling one block too late."""
+    """A quotient in floating point may be a hair above the whole number, and its ceiling one block too late."""
     pairs = layer_map("uniform", [str(i) for i in range(mine)], [str(i) for i in range(theirs)])
     positions = [int(teacher) for _, teacher in pairs]
     assert [int(student) for student, _ in pairs] == list(range(mine))

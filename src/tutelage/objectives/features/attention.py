@@ -19,19 +19,20 @@ from tutelage.signals import Rows
 class AttentionTransfer(AbstractLayerTerm):
     """½ ‖Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂‖₂ per example, with Q = Σ_channels |A|^power at each position.
 
-    Zagoruyko & Komodakis 2017, §3.1, eq. 2, whose β is the weight here; the ½ is theirs, and so is power 2. Their code
-    minimises the square instead, averaged over positions: ``squared`` squares the norm, and 1/positions goes into the
-    weight. A number without unit in [0, 0.71] (a map of positive numbers has an angle of at most 90° with another), 0
-    where the maps are proportional. Widths need not agree, as channels are summed: nothing is learnt. Resolutions meet by
-    average-pooling the finer Q.
+    Zagoruyko & Komodakis 2017, §3.1, eq. 2, whose β is the weight here; the ½ is theirs, and so is power 2. Their
+    code minimises the square instead, averaged over positions: ``squared`` squares the norm, and 1/positions goes
+    into the weight. A number without unit in [0, 0.71] (a map of positive numbers has an angle of at most 90° with
+    another), 0 where the maps are proportional. Widths need not agree, as channels are summed: nothing is learnt.
+    Resolutions meet by average-pooling the finer Q.
 
     *Misleads*: after a ReLU a map of zeros has no direction: it counts as zeros, without gradient. A map that ends in
-    one strong corner (a border artefact, a register token of a vision transformer) is followed as willingly as one that
-    finds the object. The norm's gradient has the same length however near the maps are, so that a large weight makes the
-    student tremble about the minimum; the square's does not. Among tokens the class token and padded ones are positions.
+    one strong corner (a border artefact, a register token of a vision transformer) is followed as willingly as one
+    that finds the object. The norm's gradient has the same length however near the maps are, so that a large weight
+    makes the student tremble about the minimum; the square's does not. Among tokens the class token and padded ones
+    are positions.
 
-    Neighbours: :class:`Hint` and :class:`CosineHidden` compare what stands at each position; :class:`SimilarityPreserving`
-    compares examples instead of positions.
+    Neighbours: :class:`Hint` and :class:`CosineHidden` compare what stands at each position;
+    :class:`SimilarityPreserving` compares examples instead of positions.
 
     Example::
 

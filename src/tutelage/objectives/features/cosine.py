@@ -24,19 +24,21 @@ class CosineHidden(AbstractLayerTerm):
     without gradient.
 
     *Misleads*: signals carry no mask, so padded tokens count like words; in a batch padded to many times its texts'
-    length they are most of it: sort by length, or cut, or compare a pooled vector. Lengths are not compared, and
-    in many transformers one or two axes are a hundred times longer than the rest: the cosine is near 1 whatever the others do,
-    and a small value says little. With a projector (widths that differ) a student can meet the direction without using it.
+    length they are most of it: sort by length, or cut, or compare a pooled vector. Lengths are not compared, and in
+    many transformers one or two axes are a hundred times longer than the rest: the cosine is near 1 whatever the
+    others do, and a small value says little. With a projector (widths that differ) a student can meet the direction
+    without using it.
 
-    Neighbours: :class:`Hint` compares lengths too; :class:`PKT` and :class:`SimilarityPreserving` compare cosines between
-    examples, which need no common axes.
+    Neighbours: :class:`Hint` compares lengths too; :class:`PKT` and :class:`SimilarityPreserving` compare cosines
+    between examples, which need no common axes.
 
     Example::
 
         5.0 * KL(2.0) + 2.0 * CrossEntropy() + 1.0 * CosineHidden("hidden_states.-1", "hidden_states.-1")
 
     Args:
-        student: name of the student's layer: ``[B, D]``, ``[B, T, D]`` or ``[B, C, H, W]`` (a vector of C at each place).
+        student: name of the student's layer: ``[B, D]``, ``[B, T, D]`` or ``[B, C, H, W]`` (a vector of C at each
+            place).
         teacher: name of the teacher's.
         projector: ``"auto"``, a linear one where the widths differ; ``"always"``, also where they agree.
     """

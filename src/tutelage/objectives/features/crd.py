@@ -15,6 +15,7 @@ from tutelage.objectives.features.layers import (
     Pair,
     check_choice,
     check_layers,
+    check_whole,
     not_fitted,
 )
 from tutelage.objectives.features.meeting import averaged, linear_for
@@ -25,27 +26,27 @@ from tutelage.signals import NO_LABEL, Rows
 
 @dataclass(frozen=True)
 class CRD(AbstractLayerTerm):
-    """−log of the share of an example's own partner among the batch's, student to teacher plus teacher to student, in nats.
+    """−log of an example's own partner's share among the batch's, student to teacher plus teacher to student; nats.
 
     With a_ij = ⟨g_S(s_i), g_T(t_j)⟩/τ, both at length 1 after a linear map to ``width``:
     L_i = −log(e^a_ii / Σ_j e^a_ij) − log(e^a_ii / Σ_j e^a_ji), j over i and its negatives.
 
     *The variant*: after Tian, Krishnan & Isola 2020 (CRD), §3, with the batch's other examples as negatives and no
     memory bank. The paper draws 16,384 negatives from a bank of every example's last seen embedding, and asks of each
-    by itself whether it is the partner (noise-contrastive estimation, with the data set's size in the critic). That bank
-    is as large as the data, holds embeddings up to an epoch old, and would have to be in every checkpoint for a run
-    to resume bit for bit. A batch's negatives are always fresh, and choosing the partner among them (InfoNCE, van den Oord et
-    al. 2018) needs no guess of the noise; both are lower bounds of the mutual information, this one never above log B.
-    As in their code both directions are summed, τ is fixed and both maps are trained; features with positions are
-    averaged over them first, as their pooled last layer is.
+    by itself whether it is the partner (noise-contrastive estimation, with the data set's size in the critic). That
+    bank is as large as the data, holds embeddings up to an epoch old, and would have to be in every checkpoint for a
+    run to resume bit for bit. A batch's negatives are always fresh, and choosing the partner among them (InfoNCE, van
+    den Oord et al. 2018) needs no guess of the noise; both are lower bounds of the mutual information, this one never
+    above log B. As in their code both directions are summed, τ is fixed and both maps are trained; features with
+    positions are averaged over them first, as their pooled last layer is.
 
     About 2 log B before training, *not* 0 where student and teacher agree: what is left is how alike the teacher's
     examples are. A property of the batch: accumulated small batches have fewer negatives each and a smaller loss.
 
-    *Misleads*: negatives are few, so use batches of 128 or more; 16 are told apart without learning much. The value moves
-    with the batch's size, also in an epoch's last batch, and cannot be compared between runs of two sizes. Among
-    ``others`` are examples of the same class, which the student learns to tell apart although the teacher need not:
-    ``other_classes`` leaves them out, where labels are known. Padded tokens are part of the average.
+    *Misleads*: negatives are few, so use batches of 128 or more; 16 are told apart without learning much. The value
+    moves with the batch's size, also in an epoch's last batch, and cannot be compared between runs of two sizes.
+    Among ``others`` are examples of the same class, which the student learns to tell apart although the teacher need
+    not: ``other_classes`` leaves them out, where labels are known. Padded tokens are part of the average.
 
     Neighbours: :class:`RKD`, :class:`PKT` and :class:`SimilarityPreserving` copy the teacher's geometry; this asks only
     that each example be recognised. :class:`VID` bounds the same information by regression.
@@ -80,10 +81,7 @@ class CRD(AbstractLayerTerm):
                 f"crd's temperature is {self.temperature:g}: expected τ > 0; at 0 the shares are undefined, and below it "
                 "the partner would be pushed away"
             )
-        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ObjectiveError(
-                f"crd's width is {self.width!r}: expected a whole number of at least 2; on a line there are but two directions"
-            )
+        check_whole(self, "width", 2, "on a line there are but two directions")
 
     @property
     def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

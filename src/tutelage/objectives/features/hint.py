@@ -17,10 +17,10 @@ from tutelage.signals import Rows
 class Hint(AbstractLayerTerm):
     """½ ‖r(student) − teacher‖² over all units of a layer, per example. Romero et al. 2015 (FitNets), §2.2, eq. 3.
 
-    r is a linear map from the student's width to the teacher's, at each position of a map a 1×1 convolution. The paper's
-    regressor is a larger convolution that also meets the teacher's resolution; here both sides are average-pooled to the
-    smaller one (:func:`tutelage.objectives.features.meeting.meet`). In squared units of the teacher's layer; 0, its
-    minimum, where they agree.
+    r is a linear map from the student's width to the teacher's, at each position of a map a 1×1 convolution. The
+    paper's regressor is a larger convolution that also meets the teacher's resolution; here both sides are
+    average-pooled to the smaller one (:func:`tutelage.objectives.features.meeting.meet`). In squared units of the
+    teacher's layer; 0, its minimum, where they agree.
 
     *Misleads*: it is a sum, so its size is that of the layer (64×8×8 units of spread 1: about 2,000 an example), and at
     weight 1 drowns a cross-entropy of 2: use ``per_unit``, or a small weight. A few units of large spread decide it.

@@ -20,7 +20,7 @@ from tutelage.signals import Rows, Side, Signals, feature_need
 
 
 class Pair(NamedTuple):
-    """The same examples as two layers show them, one row an example: ``[B, ...]`` each; the teacher's without gradient."""
+    """The same examples as two layers show them, one row each: ``[B, ...]`` both, the teacher's without gradient."""
 
     student: Tensor
     teacher: Tensor
@@ -36,14 +36,15 @@ class Adapter(NamedTuple):
 class AbstractLayerTerm(Term):
     """A term on one layer of each side, named by ``student`` and ``teacher``, both fields of the final dataclass.
 
-    A layer shows vectors ``[B, D]``, tokens ``[B, T, D]`` or feature maps ``[B, C, H, W]``; three axes are always tokens,
-    and attentions ``[B, heads, T, T]`` count as maps. Signals carry no mask: padded tokens count like any other.
+    A layer shows vectors ``[B, D]``, tokens ``[B, T, D]`` or feature maps ``[B, C, H, W]``; three axes are always
+    tokens, and attentions ``[B, heads, T, T]`` count as maps. Signals carry no mask: padded tokens count like any
+    other.
     """
 
     student: str
     teacher: str
 
-    # no dataclass fields: what was fitted is neither compared nor shown nor described, and ``replace`` starts without it
+    # no dataclass fields: what was fitted is neither compared nor shown nor described, and ``replace`` drops it
     _weights: nn.Module | None = None
     _notes: str | None = None
 
@@ -157,6 +158,13 @@ def check_choice(term: Any, name: str, choices: Sequence[str]) -> None:
         raise ObjectiveError(
             f"{term.name}'s {name} is {value!r}{nearest(str(value), list(choices))}: expected one of {', '.join(choices)}"
         )
+
+
+def check_whole(term: Any, name: str, least: int, why: str) -> None:
+    """Raise ObjectiveError unless the field is a whole number of at least ``least``; below it, ``why`` says."""
+    value = getattr(term, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ObjectiveError(f"{term.name}'s {name} is {value!r}: expected a whole number of at least {least}; {why}")
 
 
 def not_fitted(term: AbstractLayerTerm) -> ObjectiveError:

@@ -13,7 +13,7 @@ from tutelage.objectives.features.layers import AbstractLayerTerm, Pair, not_fit
 
 
 class Met(NamedTuple):
-    """Both sides at the same positions, width last: ``[B, D]``, ``[B, T, D]`` or ``[B, H, W, C]``; what it took, in words."""
+    """Both sides at the same positions, width last: ``[B, D]``, ``[B, T, D]`` or ``[B, H, W, C]``; and what it took."""
 
     student: Tensor
     teacher: Tensor
@@ -64,10 +64,9 @@ def averaged(values: Tensor, what: str, notes: list[str]) -> Tensor:
 
 
 def projector_for(met: Met, always: bool, notes: list[str]) -> nn.Linear | None:
-    """A linear map from the student's width to the teacher's, where they differ or ``always``; at each position of a map.
+    """A linear map from the student's width to the teacher's, where they differ or ``always``.
 
-    At each position of a map that is a 1×1 convolution. Made on the CPU, so that one seed gives one set of weights
-    whatever the device.
+    It is applied at each position, which makes it a 1×1 convolution of a map.
     """
     wide, to = met.student.shape[-1], met.teacher.shape[-1]
     if wide == to and not always:
@@ -79,13 +78,16 @@ def projector_for(met: Met, always: bool, notes: list[str]) -> nn.Linear | None:
 
 
 def linear_for(like: Tensor, wide: int, to: int) -> nn.Linear:
-    """A linear layer in ``like``'s device, in float32 or its float64, its values drawn on the CPU."""
+    """A linear layer on ``like``'s device, in float32 or its float64.
+
+    Its values are drawn on the CPU, so that one seed gives one set of weights whatever the device.
+    """
     linear = nn.Linear(wide, to, device="cpu")
     return linear.to(like.device, like.dtype if like.dtype.itemsize > linear.weight.dtype.itemsize else None)
 
 
 def projected(met: Met, weights: nn.Module | None, term: AbstractLayerTerm) -> Tensor:
-    """The student's side at the teacher's width; raises ObjectiveError where that takes a projector and none was fitted."""
+    """The student's side at the teacher's width; an ObjectiveError where that takes a projector and none was fitted."""
     if weights is not None:
         return weights(met.student)
     if met.student.shape[-1] != met.teacher.shape[-1]:

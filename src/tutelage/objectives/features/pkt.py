@@ -19,17 +19,17 @@ _LEAST = 1e-7
 class PKT(AbstractLayerTerm):
     """Σ_j≠i p(j|i) log(p(j|i) / q(j|i)) per example i: the teacher's neighbours against the student's, in nats.
 
-    Passalis & Tefas 2018, §3, with their cosine kernel K(i, j) = ½(1 + cos(x_i, x_j)) and p(j|i) = K(i, j) / Σ_k≠i K(i, k).
-    An example is all units of its layer in one vector. (Their code also counts j = i, and averages over all B² pairs.)
-    0 where the cosines agree; no scale of an example, rotation of the units or width of either side matters, and nothing
-    is learnt. A vector of zeros is orthogonal to all others, without gradient.
+    Passalis & Tefas 2018, §3, with their cosine kernel K(i, j) = ½(1 + cos(x_i, x_j)) and p(j|i) = K(i, j) / Σ_k≠i
+    K(i, k). An example is all units of its layer in one vector. (Their code also counts j = i, and averages over all
+    B² pairs.) 0 where the cosines agree; no scale of an example, rotation of the units or width of either side
+    matters, and nothing is learnt. A vector of zeros is orthogonal to all others, without gradient.
 
-    Each example's neighbours are those of its batch: accumulated small batches give the mean of theirs, *not* that of the
-    one big batch. Fewer than 3 examples have no choice of neighbours and give 0.
+    Each example's neighbours are those of its batch: accumulated small batches give the mean of theirs, *not* that of
+    the one big batch. Fewer than 3 examples have no choice of neighbours and give 0.
 
     *Misleads*: the kernel is flat: its values lie between 0 and 1, so p is nearly uniform and the KL small (1e-3 and
-    less after a ReLU): its weight is in the hundreds, and a small value says nothing. A batch of a few examples, or with
-    one example a class, has no neighbours to speak of. Padded tokens are part of the vector.
+    less after a ReLU): its weight is in the hundreds, and a small value says nothing. A batch of a few examples, or
+    with one example a class, has no neighbours to speak of. Padded tokens are part of the vector.
 
     Neighbours: :class:`SimilarityPreserving` compares the same cosines by squares, weighing all pairs alike;
     :class:`RKD` does not depend on where the origin is; :class:`CRD` has only one right neighbour, the example itself.

@@ -15,8 +15,8 @@ from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair
 from tutelage.objectives.features.vectors import Distances, distances, flat, nothing
 from tutelage.signals import Rows
 
-#: Angles are taken at some vertices at a time, about this many in all: on a CPU so that the dozen passes over them stay in
-#: its caches, on an accelerator so that the B³ of a large batch are never in memory together.
+#: Angles are taken at some vertices at a time, about this many in all: on a CPU so that the dozen passes over them stay
+#: in its caches, on an accelerator so that the B³ of a large batch are never in memory together.
 _CPU_SLICE, _DEVICE_SLICE = 1 << 17, 1 << 25
 
 
@@ -24,21 +24,21 @@ _CPU_SLICE, _DEVICE_SLICE = 1 << 17, 1 << 25
 class RKD(AbstractLayerTerm):
     """``distance`` · Huber(ψ_D of pairs) + ``angle`` · Huber(ψ_A of triples), each averaged over a batch's tuples.
 
-    Park et al. 2019, §3.2: ψ_D(i, j) = ‖x_i − x_j‖ over its mean over pairs; ψ_A(i, j, k) = the cosine of the angle at j;
-    Huber is ½d² up to |d| = 1 and |d| − ½ beyond. An example is all units of its layer in one vector. The paper sums over
-    tuples of distinct examples and leaves the rest to the weight; here it is their mean, which does not grow with the
-    batch. (Their code takes a mean that also has the tuples that are 0 by definition: (B − 1)/B of this for distances,
-    (B − 1)(B − 2)/B² for angles.) A number without unit, 0 where the shapes are similar: no shift, scaling,
-    rotation or width of either side matters, and nothing is learnt.
+    Park et al. 2019, §3.2: ψ_D(i, j) = ‖x_i − x_j‖ over its mean over pairs; ψ_A(i, j, k) = the cosine of the angle
+    at j; Huber is ½d² up to |d| = 1 and |d| − ½ beyond. An example is all units of its layer in one vector. The paper
+    sums over tuples of distinct examples and leaves the rest to the weight; here it is their mean, which does not
+    grow with the batch. (Their code takes a mean that also has the tuples that are 0 by definition: (B − 1)/B of this
+    for distances, (B − 1)(B − 2)/B² for angles.) A number without unit, 0 where the shapes are similar: no shift,
+    scaling, rotation or width of either side matters, and nothing is learnt.
 
     A property of the batch: the value counts once for each of its rows, so that the mean over rows is the value.
     Accumulated small batches give the mean of theirs, *not* that of the one big batch. Fewer than 3 examples have no
     shape and give 0. The time for angles grows as B³, memory as B².
 
-    *Misleads*: distances in a wide space are all alike, so the loss is small from the start and its gradient too; it wants
-    a weight of tens. One outlier in the batch moves the mean distance and with it every pair. A large class is most of
-    the pairs. Examples that agree up to rounding (one part in a million) have distance 0, no direction and no gradient.
-    Alone it does not train a head: it says nothing of the classes. Padded tokens are part of the vector.
+    *Misleads*: distances in a wide space are all alike, so the loss is small from the start and its gradient too; it
+    wants a weight of tens. One outlier in the batch moves the mean distance and with it every pair. A large class is
+    most of the pairs. Examples that agree up to rounding (one part in a million) have distance 0, no direction and no
+    gradient. Alone it does not train a head: it says nothing of the classes. Padded tokens are part of the vector.
 
     Neighbours: :class:`SimilarityPreserving` and :class:`PKT` see directions from the origin, which a shift changes;
     :class:`CRD` tells examples apart instead of placing them.
@@ -130,7 +130,7 @@ class _AnglesApart(torch.autograd.Function):
 
 
 def _corners(squares_BB: Tensor, inverses_BB: Tensor, at: slice) -> tuple[Tensor, Tensor]:
-    """Of the corners (i, j, k) at the vertices j: ⟨x_i − x_j, x_k − x_j⟩, by the law of cosines, and 1/(‖…‖ ‖…‖); ``[j, i, k]``.
+    """⟨x_i − x_j, x_k − x_j⟩ by the law of cosines, and 1/(‖x_i − x_j‖ ‖x_k − x_j‖), ``[j, i, k]``.
 
     Their product is ψ_A, 0 where a side has no length.
     """

@@ -22,10 +22,10 @@ class SimilarityPreserving(AbstractLayerTerm):
     A property of the batch: the value counts once for each of its rows, so that the mean over rows is the value.
     Accumulated small batches give the mean of theirs, *not* that of the one big batch.
 
-    *Misleads*: each row has length 1, so the value falls as 1/B with the batch: their weight of 3,000 is for batches of 128.
-    After a ReLU all products are positive, and an uncentred G is near 1 throughout: what tells classes apart is a small
-    rest. Features with many positions compare pictures place by place, hence backgrounds: take a late layer. Padded
-    tokens are part of the vector.
+    *Misleads*: each row has length 1, so the value falls as 1/B with the batch: their weight of 3,000 is for batches
+    of 128. After a ReLU all products are positive, and an uncentred G is near 1 throughout: what tells classes apart
+    is a small rest. Features with many positions compare pictures place by place, hence backgrounds: take a late
+    layer. Padded tokens are part of the vector.
 
     Neighbours: :class:`PKT` compares the same cosines as distributions, :class:`RKD` distances and angles between
     differences; :class:`tutelage.objectives.DIST` does it with predictions.

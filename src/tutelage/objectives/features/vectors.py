@@ -27,7 +27,7 @@ def flat(features: Tensor) -> Tensor:
 
 
 class Distances(NamedTuple):
-    """Between all examples of a batch: ``squares[B, B]``, their roots ``lengths[B, B]``, and 1/length (0 where alike)."""
+    """Between all examples of a batch, ``[B, B]`` each: squares, their roots, and 1/length (0 where they are alike)."""
 
     squares: Tensor
     lengths: Tensor
@@ -35,7 +35,10 @@ class Distances(NamedTuple):
 
 
 def distances(rows_BD: Tensor) -> Distances:
-    """Euclidean distances. Rows that agree up to rounding are at 0, without gradient: that of the root would be infinite."""
+    """Euclidean distances between the rows.
+
+    Rows that agree up to rounding are at 0, without gradient: that of the root would be infinite.
+    """
     centred_BD = rows_BD - rows_BD.mean(0)
     products_BB = centred_BD @ centred_BD.T
     own_B = products_BB.diagonal()

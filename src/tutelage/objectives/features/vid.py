@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ObjectiveError
-from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair, check_layers, not_fitted
+from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair, check_layers, check_whole, not_fitted
 from tutelage.objectives.features.meeting import linear_for, meet
 from tutelage.objectives.response import check_flags, set_number
 from tutelage.signals import Rows
@@ -28,11 +28,11 @@ class VID(AbstractLayerTerm):
     inside; σ_c² = log(1 + e^α_c) + ε is learnt for each of the teacher's channels, the same for all inputs. Resolutions
     meet by average-pooling (:func:`tutelage.objectives.features.meeting.meet`).
 
-    *Misleads*: it is no distance: it may be negative, falls as σ does, and has no known minimum; look at accuracy. Channels that the
-    student cannot predict get a large σ and stop teaching, which is the point, and also how it can come to teach
-    nothing. μ is strong enough to do the student's work for it: with a deep one the student's features need not
-    resemble the teacher's. As a sum it grows with the layer: use ``per_unit`` or a small weight. Weight decay on α is a
-    prior on the variance. Padded tokens count.
+    *Misleads*: it is no distance: it may be negative, falls as σ does, and has no known minimum; look at accuracy.
+    Channels that the student cannot predict get a large σ and stop teaching, which is the point, and also how it can
+    come to teach nothing. μ is strong enough to do the student's work for it: with a deep one the student's features
+    need not resemble the teacher's. As a sum it grows with the layer: use ``per_unit`` or a small weight. Weight
+    decay on α is a prior on the variance. Padded tokens count.
 
     Neighbours: :class:`Hint` is this with σ = 1 and a linear μ; :class:`CRD` bounds the same information by contrast.
 
@@ -61,8 +61,7 @@ class VID(AbstractLayerTerm):
         check_layers(self)
         check_flags(self, "per_unit")
         set_number(self, "variance")
-        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ObjectiveError(f"vid's depth is {self.depth!r}: expected a whole number of layers, at least 1")
+        check_whole(self, "depth", 1, "without a layer the student's width could not meet the teacher's")
         if not self.variance > _EPSILON:
             raise ObjectiveError(
                 f"vid's variance is {self.variance:g}: expected more than {_EPSILON:g}, the least that a channel may have"
@@ -77,8 +76,8 @@ class VID(AbstractLayerTerm):
         weights = sum(parameter.numel() for parameter in gaussian.parameters())
         kind = "1×1 convolutions" if met.student.ndim == 4 else "linear layers"
         path = " → ".join(f"{width:,}" for width in widths)
-        note = f"{kind} on the student's side, {path} wide, and a variance a channel ({weights:,} weights, trained with it)"
-        return Adapter(gaussian, [*met.notes, note])
+        learnt = f"and a variance a channel ({weights:,} weights, trained with it)"
+        return Adapter(gaussian, [*met.notes, f"{kind} on the student's side, {path} wide, {learnt}"])
 
     def _sum(self, pair: Pair, rows: Rows) -> Tensor:  # noqa: ARG002 - the base's signature
         if self.weights is None:
