@@ -33,6 +33,8 @@ from tutelage.training.identity import compare_runs
 RECORD = "record.json"
 PREDICTIONS = "predictions.safetensors"
 CHECKPOINTS = "checkpoints"
+#: The checkpoints of a stack of students, in the folder of one of them.
+TOGETHER = "together"
 
 #: What a study uses where the user's ``training`` says nothing: regular looks and checkpoints, nothing printed.
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -85,7 +87,8 @@ class ArmRun:
     Args:
         arm: its name.
         seed: its seed.
-        seconds: wall-clock seconds of training, in the session that finished it.
+        seconds: wall-clock seconds of training, in the session that finished it; of a student that was trained together
+            with others, its equal share of theirs.
         steps: optimiser steps.
         log: the trainer's log lines.
         test_logits: ``[N, C]`` float32 on the test split.
@@ -140,9 +143,32 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
     Raises:
         CheckpointError: it was begun or done with other settings; the message shows the difference.
     """
-    name = plan.arm if plan.folder.name == plan.arm else f"{plan.arm}, seed {plan.seed}"
+    name = plan_name(plan)
     student = build_seeded(plan.build, plan.seed)
     done = read_arm(plan.folder)
+    trainer = trainer_for(plan, student, done=done is not None)
+    identity = trainer.identify()
+    if done is not None:
+        run, before = done
+        clear_workings(plan.folder)  # the trainer made its folder anew
+        compare_runs(before, identity, plan.folder)
+        progress.finished(name, "done in an earlier run")
+        return run
+    trainer.add_callback(_Reporter(name, progress))
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=True)
+    seconds = time.perf_counter() - started
+    return finish(plan, student, identity, seconds, trainer.state.global_step, trainer.state.log_history, progress)
+
+
+def trainer_for(plan: ArmPlan, student: nn.Module, *, done: bool = False) -> DistillationTrainer:
+    """The trainer of a plan's student, which nobody has trained yet.
+
+    Args:
+        plan: the plan.
+        student: fresh, of :func:`build_seeded`.
+        done: the arm is finished, and only to be known again.
+    """
     arguments: dict[str, Any] = {**TRAINING_DEFAULTS, **plan.training, "seed": plan.seed, "data_seed": plan.seed}
     trainer = DistillationTrainer(
         model=student,
@@ -150,30 +176,54 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
         objective=plan.objective,
         train_dataset=plan.train,
         eval_dataset=plan.validation,
-        teacher=_teacher_for(plan, done is not None),
+        teacher=_teacher_for(plan, done),
         fingerprint={"initial_weights": weights_digest(student), **plan.fingerprint},
         compute_metrics=validation_metrics,
-        callbacks=[_Reporter(name, progress)],
     )
-    identity = trainer.identify()
-    if done is not None:
-        run, before = done
-        shutil.rmtree(plan.folder / CHECKPOINTS, ignore_errors=True)  # the trainer made it anew
-        compare_runs(before, identity, plan.folder)
-        progress.finished(name, "done in an earlier run")
-        return run
     trainer.remove_callback(PrinterCallback)
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=True)
-    seconds = time.perf_counter() - started
+    return trainer
+
+
+def finish(
+    plan: ArmPlan,
+    student: nn.Module,
+    identity: Mapping[str, Any],
+    seconds: float,
+    steps: int,
+    log: list[dict[str, Any]],
+    progress: Progress,
+    together: int = 1,
+) -> ArmRun:
+    """Open the test split for a trained student, and commit the arm.
+
+    Args:
+        plan: what was asked for.
+        student: trained.
+        identity: of its trainer, before it was trained.
+        seconds: the training's wall-clock seconds; a stack's, divided by its students.
+        steps: optimiser steps.
+        log: the log's lines.
+        progress: who watches.
+        together: how many students were trained in one stack.
+    """
     logits = predict(student, plan.test)
-    run = ArmRun(
-        plan.arm, plan.seed, seconds, trainer.state.global_step, trainer.state.log_history, logits.numpy(), plan.folder
-    )
-    _commit(run, student, plan, identity)
+    run = ArmRun(plan.arm, plan.seed, seconds, steps, log, logits.numpy(), plan.folder)
+    _commit(run, student, plan, identity, together)
     accuracy = float((logits.argmax(1) == plan.test.known_labels).float().mean())
-    progress.finished(name, f"test accuracy {accuracy:.1%} after {run.steps} steps, {seconds:.0f} s")
+    took = f"{seconds:.0f} s" if together == 1 else f"{seconds:.1f} s as one of {together} at once"
+    progress.finished(plan_name(plan), f"test accuracy {accuracy:.1%} after {steps} steps, {took}")
     return run
+
+
+def plan_name(plan: ArmPlan) -> str:
+    """What a plan is called to whoever watches."""
+    return plan.arm if plan.folder.name == plan.arm else f"{plan.arm}, seed {plan.seed}"
+
+
+def clear_workings(folder: Path) -> None:
+    """Remove the checkpoints of a finished arm, its own and those of a stack that it hosted."""
+    for name in (CHECKPOINTS, TOGETHER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _teacher_for(plan: ArmPlan, done: bool) -> Teacher | None:
@@ -235,7 +285,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping[str, Any]) -> None:
+def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping[str, Any], together: int) -> None:
     save_student(student, run.folder, plan.processing)
     save_file(
         {"ids": plan.test.ids, "labels": plan.test.known_labels, "logits": torch.from_numpy(run.test_logits)},
@@ -253,9 +303,11 @@ def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping
             if path.is_file() and path.name != RECORD
         },
         "log": run.log,
+        # seconds are then a share of all students' seconds, and no measurement of this one
+        **({"together": together} if together > 1 else {}),
     }
     write_atomically(run.folder / RECORD, json.dumps(record, indent=1, sort_keys=True))
-    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+    clear_workings(run.folder)
 
 
 def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
