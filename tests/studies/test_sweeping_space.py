@@ -98,7 +98,9 @@ def test_the_same_search_asks_for_the_same_points() -> None:
 
 def test_suggestions_learn_from_what_was_found() -> None:
     """If values never reached the sampler, a search would be random draws at the price of one that learns."""
-    settled = [({"rate": 10 ** (-4 + index / 5), "kind": "ab"[index % 2]}, -abs(index - 15) / 15) for index in range(20)]
+    settled = [
+        ({"rate": 10 ** (-4 + index / 5), "kind": "ab"[index % 2]}, -abs(index - 15) / 15) for index in range(20)
+    ]
     near = [abs(math.log10(suggested(number, settled=settled)["rate"]) + 1) for number in range(20, 40)]
     blind = [abs(math.log10(suggested(number)["rate"]) + 1) for number in range(20, 40)]
     assert sum(near) / 20 < 0.6 * sum(blind) / 20

@@ -110,6 +110,7 @@ def _setting(study: Study, folder: Path, seeds: Sequence[int], progress: Progres
         progress=progress,
         fingerprint=study.fingerprint,
         processing=study.processing,
+        together=study.together,
     )
 
 

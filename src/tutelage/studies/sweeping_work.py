@@ -124,7 +124,7 @@ def _do(
             for job in jobs:
                 job.plans = _plans(job, search, folder, teachers, progress)
             try:
-                run_all([plan for job in jobs for plan in job.plans], watch)
+                run_all([plan for job in jobs for plan in job.plans], watch, search.make({}).study.together)
             except Exception as error:
                 if watch.broken or isinstance(error, _OURS):
                     raise

@@ -1,0 +1,116 @@
+"""Workers and supervisor are killed; the same command ends with what an undisturbed sweep finds, and trains nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sweep_run import slow_search
+from sweeps import Listening, found, search
+
+from tutelage.errors import TutelageError
+from tutelage.studies.sweeping import run_sweep
+
+SCRIPT = Path(__file__).with_name("sweep_run.py")
+
+
+def started(folder: Path, workers: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), str(workers)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def heard(sweep: subprocess.Popen[str], what: str) -> list[str]:
+    """The lines until one that starts so."""
+    assert sweep.stdout is not None
+    lines: list[str] = []
+    for line in sweep.stdout:
+        lines.append(line.partition(":")[0])
+        if line.startswith(what):
+            return lines
+    raise AssertionError(f"it ended without {what!r}: {sweep.stderr.read() if sweep.stderr else ''}")
+
+
+def done(folder: Path) -> list[str]:
+    return sorted(str(path.parent.relative_to(folder)) for path in folder.glob("trials/*/*/record.json"))
+
+
+def written(folder: Path) -> dict[str, float]:
+    return {name: (folder / name / "record.json").stat().st_mtime_ns for name in done(folder)}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers by /proc")
+def test_a_killed_worker_and_a_killed_supervisor_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process a sweep that was cut off leaves its locks and open transactions behind; a killed one leaves nobody to
+    answer for its trials. Nothing of either may be trained twice, be missing, or differ in the end."""
+    monkeypatch.setattr("tutelage.studies.sweeping._run_winner", lambda *_: None)
+    monkeypatch.setattr("sweep_run.STEP_SECONDS", 0.0)
+    folder = tmp_path / "killed"
+    with started(folder, workers=2) as sweep:
+        heard(sweep, "trial")
+        workers = children(sweep.pid)
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        heard(sweep, "worker")
+        heard(sweep, "trial")
+        os.kill(sweep.pid, signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in workers))
+    before = written(folder)
+    assert 2 <= len(before) < 8
+    listening = Listening()
+    result = run_sweep(slow_search(), folder, listening)
+    assert {name: time for name, time in written(folder).items() if name in before} == before
+    assert len(listening.trained) == len(set(listening.trained))
+    assert sum(what.startswith("trial") for what in listening.trained) == 8 - len(before)
+    whole = run_sweep(slow_search(), tmp_path / "whole")
+    assert found(result) == found(whole)
+    assert result["scratch"]["mean"] == whole["scratch"]["mean"]
+    assert len(result["trials"]) == 4
+    assert sum(worker["trials"] for worker in result["workers"]) == 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers by /proc")
+def test_a_sweep_that_is_asked_to_end_ends_its_workers(tmp_path: Path) -> None:
+    """Workers that outlive their command go on taking the machine, and the folder, where nobody sees them."""
+    with started(tmp_path, workers=2) as sweep:
+        wait_until(lambda: (tmp_path / "trials").is_dir() and len(children(sweep.pid)) == 2)
+        workers = children(sweep.pid)
+        os.kill(sweep.pid, signal.SIGINT)
+    assert sweep.returncode != 0
+    assert not any(alive(pid) for pid in workers)
+
+
+def test_an_error_of_a_worker_ends_the_sweep_with_its_words(tmp_path: Path) -> None:
+    """A worker that fails alone leaves a supervisor that waits for ever, or one that says 'exit code 2'."""
+    (tmp_path / "trials").write_text("a file where the folder should be")
+    with pytest.raises(TutelageError, match="trials"):
+        run_sweep(search(seeds=(0,)), tmp_path, workers=2)
