@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from browser import Browser, find_browser
+from companies import COMPANIES
 from example import VARIANTS, shipped
 from shipments import SHIPMENTS
+from sweeps import SWEEPS
 
-from tutelage.report import render_report
+from tutelage.report import render_report, render_sweep
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine's path")
 
@@ -40,15 +42,17 @@ OUTSIDE = """[...document.querySelectorAll('main *, header *, nav *')].filter(e 
 OVERLAP = """Math.max(-1, ...[...document.querySelectorAll('.chart .value')].map(v =>
   v.previousElementSibling.getBoundingClientRect().right - v.getBoundingClientRect().left))"""
 
-# names that leave their chart; in the plot of artefacts, anything that does
-BEYOND = """[...document.querySelectorAll('.chart .name, [aria-labelledby^=chart-shipped] *')].filter(t => {
+# names that leave their chart; in the plot of artefacts and in those of sweeps, anything that does
+BEYOND = """[...document.querySelectorAll('.chart .name, [aria-labelledby^=chart-shipped] *, [aria-labelledby^=chart-sweep] text, ' +
+  '[aria-labelledby^=chart-parallel] text')].filter(t => {
   const r = t.getBoundingClientRect(), c = t.closest('.chart').getBoundingClientRect();
   return r.width && (r.right > c.right + 1 || r.left < c.left - 1); }).map(t => t.textContent)"""
-# names and ticks in the plot of artefacts that overlap each other
+# names and ticks of one plot of artefacts, of generations or of a sweep that overlap each other
 CROWDED = """(() => { const all =
-  [...document.querySelectorAll('.chart .name.from, .chart .name.to, [aria-labelledby^=chart-shipped] .tick')]
-  .map(t => [t.textContent, t.getBoundingClientRect()]);
-  return all.flatMap(([a, r], i) => all.slice(i + 1).filter(([, q]) =>
+  [...document.querySelectorAll('.chart .name.from, .chart .name.to, [aria-labelledby^=chart-shipped] .tick, ' +
+  ['sweep', 'parallel', 'generations'].map(n => `[aria-labelledby^=chart-${n}] text`).join(', '))]
+  .map(t => [t.textContent, t.getBoundingClientRect(), t.closest('[role=img]')]);
+  return all.flatMap(([a, r, c], i) => all.slice(i + 1).filter(([, q, d]) => c === d &&
     r.left < q.right && q.left < r.right && r.top < q.bottom - 3 && q.top < r.bottom - 3).map(([b]) => [a, b])); })()"""
 
 
@@ -61,13 +65,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     running.close()
 
 
-PAGES = {name: (make, None) for name, make in VARIANTS.items()}
-PAGES |= {f"artefacts-{name}": (shipped, make) for name, make in SHIPMENTS.items()}
+PAGES: dict[str, Callable[[], str]] = {
+    **{name: lambda make=make: render_report(make()) for name, make in VARIANTS.items()},
+    **{f"artefacts-{name}": lambda make=make: render_report(shipped(), make()) for name, make in SHIPMENTS.items()},
+    **{f"company-{name}": lambda make=make: render_report(make()) for name, make in COMPANIES.items()},
+    **{f"sweep-{name}": lambda make=make: render_sweep(make()) for name, make in SWEEPS.items()},
+}
 
 
 def written(folder: Path, variant: str) -> Path:
-    path, (run, exported) = folder / f"{variant}.html", PAGES[variant]
-    path.write_text(render_report(run(), exported and exported()), encoding="utf-8")
+    path = folder / f"{variant}.html"
+    path.write_text(PAGES[variant](), encoding="utf-8")
     return path
 
 
@@ -82,7 +90,18 @@ def shades(png: bytes) -> set[bytes]:
     return {bytes([value]) for value in zlib.decompress(packed)}
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "artefacts-reject", "artefacts-lengths"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *VARIANTS,
+        "artefacts-reject",
+        "artefacts-lengths",
+        "company-holes",
+        "company-chain",
+        "sweep-search",
+        "sweep-torn",
+    ],
+)
 def test_draws_quietly_and_fetches_nothing(browser: Browser, tmp_path: Path, variant: str) -> None:
     path = written(tmp_path, variant)
     browser.show(path)
@@ -108,7 +127,10 @@ def test_fits_a_phone(browser: Browser, tmp_path: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("variant", ["shipped", "rejected", "holed", "artefacts-reject"])
+@pytest.mark.parametrize(
+    "variant",
+    ["shipped", "rejected", "holed", "artefacts-reject", "company-holes", "company-chain", "sweep-grid", "sweep-begun"],
+)
 def test_contrast_as_drawn(browser: Browser, tmp_path: Path, variant: str, dark: bool) -> None:
     """WCAG AA for every text in its place, in both themes."""
     browser.show(written(tmp_path, variant), dark=dark)
@@ -119,7 +141,9 @@ def test_contrast_as_drawn(browser: Browser, tmp_path: Path, variant: str, dark:
     assert ratio >= 4.5, words
 
 
-@pytest.mark.parametrize(("variant", "folds"), [("shipped", 5), ("artefacts-several", 12)])
+@pytest.mark.parametrize(
+    ("variant", "folds"), [("shipped", 5), ("artefacts-several", 12), ("company-chain", 5), ("sweep-search", 2)]
+)
 def test_prints_light_and_complete(browser: Browser, tmp_path: Path, variant: str, folds: int) -> None:
     """On paper nothing can be unfolded, and a dark ground would drink the ink."""
     path = written(tmp_path, variant)

@@ -37,6 +37,7 @@ class Curve:
         dash: of the line through the points.
         joined: whether there is such a line; dots that differ in more than ``x`` have none.
         band: draws the intervals as a band along the line, where every point has one, and else as whiskers.
+        dots: whether the points have markers.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Curve:
     dash: str = ""
     joined: bool = True
     band: bool = False
+    dots: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def graph(
     curves: Sequence[Curve],
     levels: Sequence[Level],
     axis: Axis,
-    write: Callable[[float], str],
+    write: Callable[[float, int], str],
     height: int = 300,
 ) -> Markup:
     """Curves and levels in one pane, their names at the right.
@@ -89,7 +91,7 @@ def graph(
         curves: at least one.
         levels: in any order.
         axis: the horizontal one.
-        write: writes a tick of the vertical axis.
+        write: writes a tick of the vertical axis, given how many decimals tell the ticks apart.
         height: in pixels.
     """
     points = [point for curve in curves for point in curve.points]
@@ -104,11 +106,16 @@ def graph(
         domain([*(point.y for point in points), *(level.value for level in levels), *ends]),
         log=axis.log,
     )
+    marks = ticks(*pane.window)
+    places = next((count for count in range(6) if all(abs(round(tick, count) - tick) < 1e-9 for tick in marks)), 6)
     parts = [
-        value_axis(pane, ticks(*pane.window), write),
+        value_axis(pane, marks, lambda tick: write(tick, places)),
         position_axis(pane, axis.ticks, axis.write, axis.label),
-        drawing(pane, [*(_level(level, pane) for level in levels), *(_line(curve, pane) for curve in curves)]),
-        join(_markers(curve, pane) for curve in curves),
+        drawing(
+            pane,
+            [*(_level(level, pane) for level in levels), *(_line(curve, pane, len(curves) == 1) for curve in curves)],
+        ),
+        join(_markers(curve, pane) for curve in curves if curve.dots),
         end_names(_names(curves, levels, pane), pane),
     ]
     return figure(chart_id, title, description, height, join(parts))
@@ -139,10 +146,12 @@ def _level(level: Level, pane: Pane) -> Markup:
     )
 
 
-def _line(curve: Curve, pane: Pane) -> Markup:
+def _line(curve: Curve, pane: Pane, alone: bool) -> Markup:
     band = Markup("")
     if _banded(curve):
-        band = _band([(point.x, point.ci) for point in curve.points if point.ci is not None], curve.slot, pane)
+        ends = [(point.x, point.ci) for point in curve.points if point.ci is not None]
+        # an only curve's band is to be seen, and those of several are to be seen through
+        band = _band(ends, curve.slot, pane, "band" if alone else "band faint")
     if not curve.joined:
         return band
     return band + polyline(
@@ -168,9 +177,14 @@ def _markers(curve: Curve, pane: Pane) -> Markup:
     return Markup('<g class="s-{}">{}</g>').format(curve.slot, join(parts))
 
 
+def _end(curve: Curve, pane: Pane) -> tuple[float, float]:
+    """The end of a curve's line; of markers without one, the upper right corner, where their names are listed."""
+    return (curve.points[-1].x, curve.points[-1].y) if curve.joined else (pane.span[1], pane.window[1])
+
+
 def _names(curves: Sequence[Curve], levels: Sequence[Level], pane: Pane) -> list[EndName]:
     found = [
-        EndName(cut(curve.name, LONGEST), curve.slot, curve.shape, curve.points[-1].x, curve.points[-1].y)
+        EndName(cut(curve.name, LONGEST), curve.slot, curve.shape, *_end(curve, pane), leads=curve.joined)
         for curve in curves
         if curve.name
     ]

@@ -64,13 +64,14 @@ class Pane:
 
 @dataclass(frozen=True)
 class EndName:
-    """The name at the end of a line, beside its marker; without a shape there is no marker."""
+    """The name at the end of a line, beside its marker; of markers without a line there is nothing to lead to."""
 
     name: str
     slot: str
     shape: str
     x: float
     y: float
+    leads: bool = True
 
 
 def drawing(pane: Pane, parts: Sequence[Markup]) -> Markup:
@@ -143,20 +144,17 @@ def end_names(names: Sequence[EndName], pane: Pane) -> Markup:
     ends = [pane.down(min(max(item.y, low), high)) for item in names]
     parts: list[Markup] = []
     for item, end, height in zip(names, ends, spread(ends, 17, pane.top + 4, pane.bottom), strict=True):
+        leader = Markup('<line class="leader" x1="{}" x2="{}%" y1="{}" y2="{}"/>').format(
+            pane.across(item.x), pane.right + 1.2, f"{end:.1f}", f"{height:.1f}"
+        )
         parts.append(
-            Markup(
-                '<g class="s-{}"><line class="leader" x1="{}" x2="{}%" y1="{}" y2="{y}"/>{}'
-                '<text class="name" x="{}%" dx="13" y="{}">{}</text></g>'
-            ).format(
+            Markup('<g class="s-{}">{}{}<text class="name" x="{}%" dx="13" y="{}">{}</text></g>').format(
                 item.slot,
-                pane.across(item.x),
-                pane.right + 1.2,
-                f"{end:.1f}",
+                leader if item.leads else "",
                 mark(item.shape, f"{pane.right + 2.6}%", height),
                 pane.right + 2.6,
                 f"{height + 4:.1f}",
                 item.name,
-                y=f"{height:.1f}",
             )
         )
     return join(parts)

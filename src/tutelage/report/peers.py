@@ -74,7 +74,6 @@ def _generation_chart(place: int, arm: Arm, points: list[Point], result: Record)
     value, ci = _control(result)
     scratch = ARMS["scratch"]
     levels = [Level(scratch.short, value, ci, scratch.slot, scratch.shape, scratch.dash)] if value is not None else []
-    low, high = min(point.y for point in points), max(point.y for point in points)
     against = f" Labels alone: {amount(METRICS['accuracy'], value)}." if value is not None else ""
     return graph(
         f"chart-generations-{place}",
@@ -83,7 +82,7 @@ def _generation_chart(place: int, arm: Arm, points: list[Point], result: Record)
         [Curve("", points, arm.slot, arm.shape)],
         levels,
         Axis("generation", [point.x for point in points], lambda tick: f"{tick:.0f}"),
-        lambda tick: f"{decimal(100 * tick, 0 if high - low > 0.1 else 1)}%",
+        lambda tick, places: f"{decimal(100 * tick, max(places - 2, 0))}%",
         height=260,
     )
 
