@@ -128,7 +128,8 @@ class Chain:
     @property
     def trainings(self) -> int:
         """How many trainings come before the judged arm's: each assistant by whom it is taught, and the trial students."""
-        taught = {path[:end] for path in self.paths for end in range(1, len(path) + 1)}
+        named = [tuple(assistant.name for assistant in path) for path in self.paths]
+        taught = {names[:end] for names in named for end in range(1, len(names) + 1)}
         return len(taught) + (len(self.paths) if self.path == "best" else 0)
 
     def objectives(self, student: Objective) -> dict[str, Objective]:
