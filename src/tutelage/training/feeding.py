@@ -111,3 +111,20 @@ class EpochLoader(DataLoader[Batch]):
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at the start of each epoch."""
         self._batches.set_epoch(epoch)
+
+
+def expect_transfer_set(dataset: Any, argument: str) -> None:
+    """Raise ConfigError unless a data set is a transfer set."""
+    if not isinstance(dataset, TransferSet):
+        raise ConfigError(
+            f"{argument} is a {type(dataset).__name__}, expected a tutelage.TransferSet: without content ids a stored label "
+            "could meet the wrong row; TransferSet.from_dataset reads a datasets.Dataset"
+        )
+
+
+def held_out(dataset: Any) -> TransferSet | None:
+    """A set to evaluate on, without augmentation; ConfigError unless it is a transfer set or None."""
+    if dataset is None:
+        return None
+    expect_transfer_set(dataset, "eval_dataset")
+    return dataset.for_evaluation()

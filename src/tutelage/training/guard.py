@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data import hex_id
-from tutelage.errors import NonFiniteError
-from tutelage.models import class_logits
+from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.models import logits_and_features
 from tutelage.objectives import Component, Objective
-from tutelage.signals import ClassScores, Logits, MixtureLogits, Rows, Signals
+from tutelage.signals import ClassScores, Logits, MixtureLogits, Rows, Signals, layers_needed
 from tutelage.teachers import Teacher
 
 _IDS_SHOWN = 5
@@ -26,19 +26,29 @@ def non_finite_error(
     spoilt = non_finite_weights(model)
     if spoilt is not None:
         findings.append(spoilt)
+    findings += [_spoilt_term(name, weights) for name, weights in objective.weights.items() if not _all_finite(weights)]
+    layers = layers_needed(objective.needs, "student")
     for batch in batches:
         with torch.no_grad():
-            values = class_logits(model, batch["student"])
+            values, features = logits_and_features(model, batch["student"], layers)
         rows: Rows = {"labels": batch["labels"], "ids": batch["ids"]}
         bad_rows = bad_logits(values)
         if bool(bad_rows.any()):
             findings.append(f"the student's own logits are not finite for {name_examples(rows['ids'][bad_rows])}")
             continue
+        found = [layer for layer in layers if not _fine_rows([features[layer]]).all()]
+        if found:
+            bad_rows = ~_fine_rows([features[layer] for layer in found])
+            findings.append(
+                f"what the student's {', '.join(map(repr, found))} gave is not finite for {name_examples(rows['ids'][bad_rows])}"
+            )
+            continue
+        student = Signals(Logits(values), features)
         said = teacher.signals(batch) if teacher is not None else None
         for component in objective.components:
             if component.weight(progress) == 0.0:
                 continue  # it is in the log only, and not in the loss
-            bad_rows = _bad_rows(component, values, said, rows, progress)
+            bad_rows = _bad_rows(component, student, said, rows, progress)
             if bool(bad_rows.any()):
                 findings.append(
                     f"component {component.name!r} is not finite for {name_examples(rows['ids'][bad_rows])}"
@@ -77,18 +87,36 @@ def name_examples(ids: Tensor) -> str:
     return f"example ids {shown}{more}"
 
 
-def _bad_rows(component: Component, values: Tensor, said: Signals | None, rows: Rows, progress: float) -> Tensor:
-    """``[N]`` bool: rows whose value, or whose gradient at the logits, is not finite."""
-    fine, gradient_fine = _look(component, values, said, rows, progress)
+def _all_finite(module: nn.Module) -> bool:
+    return all(bool(torch.isfinite(values).all()) for values in module.parameters())
+
+
+def _spoilt_term(name: str, weights: nn.Module) -> str:
+    return f"the weights of the term {name!r} were not finite before the step ({type(weights).__name__})"
+
+
+def _fine_rows(values: Sequence[Tensor]) -> Tensor:
+    """``[N]`` bool: rows in which every one of several tensors ``[N, ...]`` is finite."""
+    return torch.stack([torch.isfinite(one.reshape(len(one), -1)).all(dim=1) for one in values]).all(dim=0)
+
+
+def _bad_rows(component: Component, student: Signals, said: Signals | None, rows: Rows, progress: float) -> Tensor:
+    """``[N]`` bool: rows whose value, or whose gradient at what the student said, is not finite."""
+    fine, gradient_fine = _look(component, student, said, rows, progress)
     if fine and bool(gradient_fine.all()):
         return ~gradient_fine
     # A finite gradient does not clear a row whose value is NaN, and a term that relates rows spoils them all: ask
     # about each row alone, and blame all only if no row stands out.
     alone = torch.zeros_like(gradient_fine)
-    for row in range(len(values)):
+    for row in range(len(alone)):
         one = slice(row, row + 1)
         one_row: Rows = {"labels": rows["labels"][one], "ids": rows["ids"][one]}
-        row_fine, row_gradient_fine = _look(component, values[one], _row_of(said, one), one_row, progress)
+        the_student = _row_of(student, one)
+        assert the_student is not None
+        try:
+            row_fine, row_gradient_fine = _look(component, the_student, _row_of(said, one), one_row, progress)
+        except TutelageError:
+            break  # a term that relates rows may refuse one alone
         alone[row] = not row_fine or not bool(row_gradient_fine.all())
     if bool(alone.any()):
         return alone
@@ -96,19 +124,30 @@ def _bad_rows(component: Component, values: Tensor, said: Signals | None, rows: 
 
 
 def _look(
-    component: Component, values: Tensor, said: Signals | None, rows: Rows, progress: float
+    component: Component, student: Signals, said: Signals | None, rows: Rows, progress: float
 ) -> tuple[bool, Tensor]:
-    """Whether the component's sum is finite, and ``[N]`` whether each row's gradient is."""
+    """Whether the component's sum and its gradient at the term's weights are finite, and ``[N]`` each row's gradient."""
+    assert isinstance(student.logits, Logits)
+    weights = component.term.weights
+    learnt = [] if weights is None else [weight for weight in weights.parameters() if weight.requires_grad]
     with torch.enable_grad():
-        logits = values.clone().requires_grad_()
-        total, _ = component.term(Signals(Logits(logits)), said, rows, progress)
-        (gradient,) = torch.autograd.grad(total, logits, allow_unused=True) if total.requires_grad else (None,)
-    gradient = torch.zeros_like(values) if gradient is None else gradient
-    return bool(torch.isfinite(total)), torch.isfinite(gradient).all(dim=1)
+        logits = student.logits.values.clone().requires_grad_()
+        features = {layer: values.clone().requires_grad_() for layer, values in student.features.items()}
+        total, _ = component.term(Signals(Logits(logits), features), said, rows, progress)
+        leaves = [logits, *features.values()]
+        found: Any = [None] * len([*leaves, *learnt])
+        if total.requires_grad:
+            found = torch.autograd.grad(total, [*leaves, *learnt], allow_unused=True)
+    at_leaves = [given for given in found[: len(leaves)] if given is not None] or [torch.zeros_like(logits)]
+    finite = all(bool(torch.isfinite(given).all()) for given in found[len(leaves) :] if given is not None)
+    return finite and bool(torch.isfinite(total)), _fine_rows(at_leaves)
 
 
 def _row_of(said: Signals | None, one: slice) -> Signals | None:
-    scores: ClassScores | None = said.logits if said is not None else None
+    if said is None:
+        return None
+    features = {layer: values[one] for layer, values in said.features.items()}
+    scores: ClassScores | None = said.logits
     if isinstance(scores, MixtureLogits):
-        return Signals(MixtureLogits(scores.members[:, one], scores.weights))
-    return Signals(Logits(scores.at(1.0)[one])) if scores is not None else None
+        return Signals(MixtureLogits(scores.members[:, one], scores.weights), features)
+    return Signals(Logits(scores.at(1.0)[one]) if scores is not None else None, features)

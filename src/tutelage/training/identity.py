@@ -49,7 +49,7 @@ _DECISIVE_ARGUMENTS = (
 
 _PROBE = "probe"
 #: Relative differences that another machine, thread count or precision explains, and another view or teacher does not.
-_TOLERANCE = {"student_view": 1e-4, "teacher_view": 1e-4, "teacher": 2e-2}
+_TOLERANCE = {"student_view": 1e-4, "teacher_view": 1e-4, "teacher": 2e-2, "teacher_features": 2e-2}
 
 
 def describe_run(
@@ -101,6 +101,8 @@ def probe(batch: Batch, said: Signals | None) -> dict[str, list[float]]:
         found["teacher_view"] = _sketch(batch["teacher"])
     if said is not None and said.logits is not None:
         found["teacher"] = _sketch(said.logits.at(1.0))
+    if said is not None and said.features:
+        found["teacher_features"] = _sketch(said.features)
     return found
 
 

@@ -6,26 +6,37 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType, send_to_device
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from tutelage.data import Batch, TransferSet
-from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
-from tutelage.models import class_logits
+from tutelage.errors import ConfigError
+from tutelage.models import check_layers, class_logits
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective, Term, as_objective
-from tutelage.signals import Logits, Rows, Signals
+from tutelage.signals import Logits, layers_needed
 from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
 from tutelage.training.arguments import DistillationArguments, refuse_idle_arguments
 from tutelage.training.checkpoints import Fingerprint
 from tutelage.training.committing import AbstractCommittingTrainer
-from tutelage.training.feeding import EpochBatches, EpochLoader, already_batched
-from tutelage.training.guard import bad_logits, name_examples, non_finite_error, non_finite_weights
+from tutelage.training.feeding import EpochBatches, EpochLoader, already_batched, expect_transfer_set, held_out
+from tutelage.training.guard import non_finite_error
 from tutelage.training.identity import describe_optimizer, describe_run, probe, with_probe
+from tutelage.training.listening import (
+    check_labels_for,
+    first_signals,
+    refuse_what_taps_do_not_survive,
+    rows_of,
+    say_adjustments,
+    showing,
+    student_signals,
+)
+from tutelage.training.term_weights import TermWeights
 
 _PROBED = 4
 
@@ -71,33 +82,40 @@ class DistillationTrainer(AbstractCommittingTrainer):
         **options: Any,
     ) -> None:
         refuse_idle_arguments(args, options)
-        _expect_transfer_set(train_dataset, "train_dataset")
+        expect_transfer_set(train_dataset, "train_dataset")
         self.objective = as_objective(objective)
         self.objective.validate()
-        self.teacher = as_teacher(teacher) if teacher is not None else None
+        self._layers = layers_needed(self.objective.needs, "student")
+        self._fitted, self._terms = False, TermWeights()
+        self.teacher = showing(
+            as_teacher(teacher) if teacher is not None else None, layers_needed(self.objective.needs, "teacher")
+        )
         if isinstance(self.teacher, ModuleTeacher) and self.teacher.model is model:
             raise ConfigError(
                 "teacher and student are one and the same module: it would always agree with itself and learn nothing; give a copy "
                 "(copy.deepcopy) of it as the teacher"
             )
         self._extra_fingerprint = dict(fingerprint or {})
-        optimizer, _ = options.get("optimizers", (None, None))
+        optimizer, self._own_scheduler = options.get("optimizers", (None, None))
+        self._makes_optimizer = optimizer is None
         kind = options.get("optimizer_cls_and_kwargs")
         self._own_optimizer = describe_optimizer(optimizer, kind)
         self._probe: dict[str, list[float]] = {}
         self._begin_window_log()
         if isinstance(eval_dataset, Mapping):
-            held_out: Any = {name: _held_out(subset) for name, subset in eval_dataset.items()}
+            evaluated: Any = {name: held_out(subset) for name, subset in eval_dataset.items()}
         else:
-            held_out = _held_out(eval_dataset)
+            evaluated = held_out(eval_dataset)
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
-            eval_dataset=held_out,
+            eval_dataset=evaluated,
             data_collator=already_batched,  # pyright: ignore[reportArgumentType]
             **options,
         )
+        refuse_what_taps_do_not_survive(self.objective, args, self.accelerator)
+        check_layers(self._student, self._layers)
         self.label_names = ["labels"]
         if isinstance(self.teacher, ModuleTeacher) and self.place_model_on_device:
             self.teacher.model.to(self.args.device)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -138,18 +156,19 @@ class DistillationTrainer(AbstractCommittingTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As ``Trainer.get_eval_dataloader``, without augmentation."""
         named = eval_dataset is None or isinstance(eval_dataset, str)
-        return super().get_eval_dataloader(eval_dataset if named else _held_out(eval_dataset))
+        return super().get_eval_dataloader(eval_dataset if named else held_out(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As ``Trainer.get_test_dataloader``, without augmentation."""
-        return super().get_test_dataloader(_held_out(test_dataset))  # pyright: ignore[reportArgumentType]
+        return super().get_test_dataloader(held_out(test_dataset))  # pyright: ignore[reportArgumentType]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Collect the micro-batches of one step, and what each component must be divided by, over all processes."""
+        self._terms.zero_grad()
         self._window = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = functools.reduce(torch.add, (self.objective.counts(_rows(batch)) for batch in self._window))
+        counts = functools.reduce(torch.add, (self.objective.counts(rows_of(batch)) for batch in self._window))
         self._window_counts = self._over_processes(counts.to(device))
         self._component_steps += 1
         return self._window, None
@@ -182,15 +201,25 @@ class DistillationTrainer(AbstractCommittingTrainer):
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Forward and backward of a micro-batch; `Trainer`'s own where something other than autograd has a say in it."""
         if not self._autograd_alone:
-            return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
-        optimizer: Any = self.optimizer
-        if hasattr(optimizer, "train"):
-            optimizer.train()  # schedule-free optimisers have a training mode of their own
-        with self.compute_loss_context_manager():
-            loss: Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
-        loss.backward()
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            model.train()
+            optimizer: Any = self.optimizer
+            if hasattr(optimizer, "train"):
+                optimizer.train()  # schedule-free optimisers have a training mode of their own
+            with self.compute_loss_context_manager():
+                loss: Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
+            loss.backward()
+        if self._processes > 1 and self.accelerator.sync_gradients:
+            self._terms.average_gradients()
         return loss.detach()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As ``Trainer``'s, for the terms' own weights too: a group at the same rate, which decays as the student's does."""
+        optimizer = super().create_optimizer(model)
+        names = self.get_decay_parameter_names(self._terms.module) if self._makes_optimizer else None
+        self._terms.join(optimizer, str(self.args.optim), names, self.args.weight_decay)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As ``Trainer.create_scheduler``, over the bare optimiser where ``accelerate``'s wrapper has nothing to add.
@@ -219,12 +248,12 @@ class DistillationTrainer(AbstractCommittingTrainer):
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the counts of each component serve instead
     ) -> Any:
         """This micro-batch's share of the step's loss."""
-        values = class_logits(model, inputs["student"])
+        student = student_signals(model, inputs["student"], self._layers)
         said = self.teacher.signals(inputs) if self.teacher is not None else None
         outcome = self.objective(
-            Signals(Logits(values)),
+            student,
             said,
-            _rows(inputs),
+            rows_of(inputs),
             progress=self._progress,
             counts=self._window_counts,
         )
@@ -234,13 +263,15 @@ class DistillationTrainer(AbstractCommittingTrainer):
         self._window_losses.append(outcome.total.detach())
         # Data-parallel wrappers average gradients over processes; the counts are already those of all of them.
         total = outcome.total * self._processes if self._processes > 1 else outcome.total
-        return (total, {"logits": values}) if return_outputs else total
+        assert isinstance(student.logits, Logits)
+        return (total, {"logits": student.logits.values}) if return_outputs else total
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """As ``Trainer``'s, past ``accelerate``'s questions about loss scalers and shards where there are none."""
+        learning = self._terms.beside(model)
         if not self._autograd_alone:
-            return super()._clip_grad_norm(model)
-        return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+            return super()._clip_grad_norm(learning)
+        return nn.utils.clip_grad_norm_(learning.parameters(), self.args.max_grad_norm)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """As ``Trainer``'s; on the CPU a batch is where it belongs already."""
@@ -256,7 +287,7 @@ class DistillationTrainer(AbstractCommittingTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm; the last look at a step before it is taken."""
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = super()._get_grad_norm(self._terms.beside(model), grad_norm)
         losses, self._window_losses = self._window_losses, []
         # Under fp16 an overflowing gradient is the loss scaler's business: it skips the step and lowers the scale.
         decisive: list[Any] = losses if getattr(self.accelerator, "scaler", None) is not None else [*losses, norm]
@@ -277,19 +308,29 @@ class DistillationTrainer(AbstractCommittingTrainer):
 
     def _check_before_first_step(self) -> None:
         data = self._transfer_set
-        lacking = [c.name for c in self.objective.components if "labels" in c.term.needs]
-        if lacking and data.labelled == 0:
-            raise ObjectiveError(
-                f"{', '.join(lacking)} needs labels, and none of the {len(data)} examples of the transfer set has one: it would be 0 "
-                "throughout; leave the term out or give labels"
-            )
+        check_labels_for(self.objective, data)
         with torch.random.fork_rng(devices=[]):
             batch: Any = self._prepare_inputs(data.batch(torch.arange(min(_PROBED, len(data)))))  # pyright: ignore[reportArgumentType]
             said = self.teacher.signals(batch) if self.teacher is not None else None
-            values = _answer_once(self._student, batch)
-        student = Signals(Logits(values))
+            student = first_signals(self._student, batch, self._layers)
         self.objective.check(student, said, {"labels": data.known_labels, "ids": data.ids})
         self._probe = probe(batch, said)
+        if not self._fitted:
+            self.objective, self._fitted = self.objective.fitted(student, said, self.args.seed), True
+            self._terms = TermWeights(self.objective.weights.to(self.args.device))
+            if self.args.process_index == 0:
+                say_adjustments(self.objective)
+        self._terms.check(self._own_scheduler, self.accelerator)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self._terms.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._terms.load(Path(checkpoint))
 
     # Logging and evaluation
 
@@ -359,45 +400,3 @@ class DistillationTrainer(AbstractCommittingTrainer):
     @property
     def _identity(self) -> Fingerprint:
         return with_probe(self.fingerprint, self._probe)
-
-
-def _expect_transfer_set(dataset: Any, argument: str) -> None:
-    if not isinstance(dataset, TransferSet):
-        raise ConfigError(
-            f"{argument} is a {type(dataset).__name__}, expected a tutelage.TransferSet: without content ids a stored label "
-            "could meet the wrong row; TransferSet.from_dataset reads a datasets.Dataset"
-        )
-
-
-def _held_out(dataset: Any) -> TransferSet | None:
-    if dataset is None:
-        return None
-    _expect_transfer_set(dataset, "eval_dataset")
-    return dataset.for_evaluation()
-
-
-def _answer_once(student: nn.Module, batch: Any) -> Tensor:
-    """The student's logits ``[B, C]`` for a first look, in eval mode; the model is as before afterwards."""
-    training = student.training
-    device = next((parameter.device for parameter in student.parameters()), batch["ids"].device)
-    student.eval()
-    with torch.no_grad():
-        values = class_logits(student, send_to_device(batch["student"], device)).to(batch["ids"].device)
-    student.train(training)
-    bad_rows = bad_logits(values)
-    if len(values) != len(batch["ids"]):
-        raise ModelError(
-            f"the student {type(student).__name__} gave {len(values)} rows for {len(batch['ids'])} examples: rows would meet other "
-            "examples' labels; return one row an example"
-        )
-    if bool(bad_rows.any()):
-        cause = non_finite_weights(student) or "its weights are finite, so look at the model and its inputs"
-        raise NonFiniteError(
-            f"the student's logits are not finite before the first step, for {name_examples(batch['ids'][bad_rows])}: {cause}. "
-            "Nothing can be learnt from there; initialise or load it anew"
-        )
-    return values
-
-
-def _rows(batch: Any) -> Rows:
-    return {"labels": batch["labels"], "ids": batch["ids"]}

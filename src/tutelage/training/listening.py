@@ -1,0 +1,131 @@
+"""What student and teacher say of a batch: logits, and what the layers gave that some term listens to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import nn
+from transformers import TrainingArguments
+
+from tutelage.data import TransferSet
+from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
+from tutelage.models import logits_and_features
+from tutelage.models.calling import unwrapped
+from tutelage.objectives import Objective
+from tutelage.signals import Logits, Rows, Signals, layers_needed
+from tutelage.teachers import ShowsLayers, Teacher
+from tutelage.training.guard import bad_logits, name_examples, non_finite_weights
+from tutelage.training.term_weights import UNSHARDED
+
+logger = logging.getLogger(__name__)
+
+
+def student_signals(model: nn.Module, inputs: Any, layers: Sequence[str]) -> Signals:
+    """The student's logits ``[B, C]`` and these layers' features ``[B, ...]``, with whatever gradient the caller allows.
+
+    Raises:
+        ModelError: it returns no logits, a layer gives no features, or no gradient would reach it from there.
+    """
+    values, features = logits_and_features(model, inputs, layers)
+    if torch.is_grad_enabled() and values.requires_grad:
+        for layer, given in features.items():
+            if not given.requires_grad:
+                raise ModelError(
+                    f"no gradient leads from layer {layer!r} of {type(unwrapped(model)).__name__} to its weights: a term on it would teach "
+                    "nothing, with a falling loss to show for its projector; unfreeze what comes before it, do not detach it, and with "
+                    "gradient checkpointing say use_reentrant=False"
+                )
+    return Signals(Logits(values), features)
+
+
+def showing(teacher: Teacher | None, layers: Sequence[str]) -> Teacher | None:
+    """A teacher that shows these layers and no others, where it can be asked for them.
+
+    Raises:
+        ModelError, TeacherError: a layer that it cannot show.
+    """
+    return teacher.with_features(layers) if isinstance(teacher, ShowsLayers) else teacher
+
+
+def first_signals(student: nn.Module, batch: Any, layers: Sequence[str]) -> Signals:
+    """The student's signals for a first look, in eval mode and without gradient; the model is as before afterwards.
+
+    Raises:
+        ModelError: it gives another number of rows than there are examples, or as :func:`student_signals`.
+        NonFiniteError: logits that are NaN or infinite already.
+    """
+    training = student.training
+    device = next((parameter.device for parameter in student.parameters()), batch["ids"].device)
+    student.eval()
+    with torch.no_grad():
+        found = student_signals(student, send_to_device(batch["student"], device), layers)
+    student.train(training)
+    assert isinstance(found.logits, Logits)
+    values = found.logits.values.to(batch["ids"].device)
+    bad_rows = bad_logits(values)
+    if len(values) != len(batch["ids"]):
+        raise ModelError(
+            f"the student {type(student).__name__} gave {len(values)} rows for {len(batch['ids'])} examples: rows would meet other "
+            "examples' labels; return one row an example"
+        )
+    if bool(bad_rows.any()):
+        cause = non_finite_weights(student) or "its weights are finite, so look at the model and its inputs"
+        raise NonFiniteError(
+            f"the student's logits are not finite before the first step, for {name_examples(batch['ids'][bad_rows])}: {cause}. "
+            "Nothing can be learnt from there; initialise or load it anew"
+        )
+    features = {layer: given.to(batch["ids"].device) for layer, given in found.features.items()}
+    return Signals(Logits(values), features)
+
+
+def say_adjustments(objective: Objective) -> None:
+    """Log what the terms of a fitted objective put between layers that would not have met."""
+    for component in objective.components:
+        words = component.term.adjustments()
+        if words is not None:
+            logger.info("%s: %s", component.name, words)
+
+
+def check_labels_for(objective: Objective, data: TransferSet) -> None:
+    """Raise ObjectiveError for a term that needs labels where no example has one."""
+    lacking = [c.name for c in objective.components if "labels" in c.term.needs]
+    if lacking and data.labelled == 0:
+        raise ObjectiveError(
+            f"{', '.join(lacking)} needs labels, and none of the {len(data)} examples of the transfer set has one: it would be 0 "
+            "throughout; leave the term out or give labels"
+        )
+
+
+def rows_of(batch: Any) -> Rows:
+    """What an objective may know of a batch besides the signals."""
+    return {"labels": batch["labels"], "ids": batch["ids"]}
+
+
+def refuse_what_taps_do_not_survive(objective: Objective, args: TrainingArguments, accelerator: Accelerator) -> None:
+    """Refuse the ways of training under which a tapped layer, or a term's own weights, would silently take no part.
+
+    Raises:
+        ConfigError: names the first of them, and what to use instead.
+    """
+    layers = layers_needed(objective.needs, "student")
+    if not layers:
+        return
+    who = f"the objective listens to the student's {', '.join(map(repr, layers))}, and"
+    refusals = {
+        f"{who} torch_compile=True is set: a graph that torch.compile made before runs past the taps, and nothing would be learnt from "
+        "those layers; leave it False": args.torch_compile,
+        f"{who} {args.n_gpu} GPUs share one process (DataParallel), whose replicas no tap reaches: launch one process a GPU "
+        "(torchrun --nproc-per-node=…)": args.n_gpu > 1,
+        f"{who} the student is sharded ({accelerator.distributed_type.value}): what a layer gives there is not tested with shards; train "
+        "with DDP (torchrun without FSDP or DeepSpeed)": accelerator.distributed_type not in UNSHARDED,
+        f"{who} to nothing else of it, in {args.world_size} processes: DDP waits for the gradient of every weight, also of the "
+        "layers behind; add a term on logits": args.world_size > 1 and "student.logits" not in objective.needs,
+    }
+    for message, refused in refusals.items():
+        if refused:
+            raise ConfigError(message)
