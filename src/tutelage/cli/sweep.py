@@ -40,6 +40,7 @@ def sweep(
     folder = out if out is not None else run_folder(config, None).with_name(f"{run_folder(config, None).name}-sweep")
     search = build_search(checked, config.parent, command_line("sweep", config, out, _recordable(overrides or [])))
     from tutelage.report import write_report
+    from tutelage.report.sweep import write_sweep_page
     from tutelage.studies.sweeping import WINNER, run_sweep, trainings_of
 
     quieten_libraries()
@@ -59,13 +60,7 @@ def sweep(
         raise typer.Exit(_INTERRUPTED) from None
     report = write_report(folder / WINNER)
     summarise_sweep(result)
-    typer.echo(f"\npage:   {_page(folder)}\nwinner: {report}\nrecord: {folder / 'sweep.json'}")
-
-
-def _page(folder: Path) -> Path:
-    import importlib
-
-    return importlib.import_module("tutelage.report.sweep").write_sweep_page(folder)
+    typer.echo(f"\npage:   {write_sweep_page(folder)}\nwinner: {report}\nrecord: {folder / 'sweep.json'}")
 
 
 @contextmanager

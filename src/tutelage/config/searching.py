@@ -107,13 +107,14 @@ class ConfigCandidates:
         return data
 
     def _study(self, config: StudyConfig, decides: Json) -> Study:
-        # only what is cheap may differ between studies that share their data and models
-        cheap = () if config.assistants else ("objective", "training")
-        shared = canonical({name: section for name, section in decides.items() if name not in cheap})
+        # studies that differ in these alone share their data and models; but assistants and layer maps follow from them
+        follows = config.assistants is not None or any(isinstance(item.get("layers"), str) for item in config.objective)
+        apart = () if follows else ("objective", "training")
+        shared = canonical({name: section for name, section in decides.items() if name not in apart})
         if shared not in self._studies:
             self._studies[shared] = self._with_known_data(build_study(config, self.folder, self.command), decides)
         base = self._studies[shared]
-        if config.assistants:
+        if follows:
             return base
         objective = objective_from_config(config.objective)
         return replace(base, objective=objective, training=config.training, config=config.resolved())
