@@ -11,8 +11,8 @@ from tutelage.report.charts import cut, domain, figure, join, mark, ticks
 from tutelage.report.curves import polyline
 from tutelage.report.panes import EndName, Pane, drawing, end_names, position_axis, value_axis
 
-#: Characters of a name beside the chart: more would not fit on a phone.
-LONGEST = 12
+#: Characters of a curve’s name beside the chart: more would not fit on a phone.
+LONGEST = 10
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def graph(
     ends = [end for item in (*points, *levels) for end in (item.ci or ())]
     pane = Pane(
         12.0,
-        72.5 if named else 97.0,
+        69.5 if named else 97.0,
         10.0,
         height - 42.0,
         _span([*axis.ticks, *(point.x for point in points)], axis.log),
@@ -188,4 +188,4 @@ def _names(curves: Sequence[Curve], levels: Sequence[Level], pane: Pane) -> list
         for curve in curves
         if curve.name
     ]
-    return found + [EndName(cut(lv.name, LONGEST), lv.slot, lv.shape, pane.span[1], lv.value) for lv in levels]
+    return found + [EndName(lv.name, lv.slot, lv.shape, pane.span[1], lv.value) for lv in levels]
