@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 
@@ -47,6 +48,8 @@ def test_entropy_of_what_is_known() -> None:
     """A log of the wrong base, or 0 · log 0, would make every number of classes wrong."""
     rows = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
     np.testing.assert_allclose(entropy(rows), [0.0, math.log(2), math.log(3)], atol=1e-15)
+    rare = np.array([[1 - 3e-5, 2e-5, 1e-5]])
+    assert entropy(rare)[0] == pytest.approx(scipy.stats.entropy(rare[0]), rel=1e-9)
 
 
 def test_a_hot_target_tends_to_uniform_and_a_cold_one_to_one_hot() -> None:
