@@ -169,7 +169,9 @@ def test_vid(shape, depth):
             hidden = hidden + linear.bias.detach().numpy()[:, None]
         expected += reference.vid(hidden, channels[1].reshape(len(variance), -1), variance)
     assert evaluate(term, student, teacher).item() == pytest.approx(expected)
-    assert len(linears) == depth
+    channels = len(variance)
+    assert [linear.out_features for linear in linears] == [2 * channels] * (depth - 1) + [channels]
+    assert " → ".join(str(width) for width in [channels, *[2 * channels] * (depth - 1), channels]) in term.adjustments()
     per_unit = fit(VID("s", "t", depth, 0.7, per_unit=True), student, teacher)
     per_unit.weights.load_state_dict(term.weights.state_dict())
     assert mean_of(per_unit, student, teacher) == pytest.approx(expected / student.numel())
