@@ -265,7 +265,7 @@ def _temperatures(found: Findings) -> tuple[float, float, list[str]]:
     if above is not None:
         reasons.append(
             f"At T = {above['temperature']:g} the targets have {above['effective_classes']['mean']:.1f} effective classes of "
-            f"{len(found.classes)} on average: they hardly tell the classes apart any more."
+            f"{len(found.classes)} on average: most of what tells the classes apart is washed out."
         )
     settled = settled_from(table)
     if settled is not None and settled <= high:
