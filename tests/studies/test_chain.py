@@ -20,6 +20,7 @@ from tutelage import KL, CrossEntropy, MemoryTeacher, ModuleTeacher, TransferSet
 from tutelage.errors import CheckpointError, ConfigError, TutelageError
 from tutelage.evaluation.cost import count_flops
 from tutelage.models import count_parameters
+from tutelage.objectives import Hint
 from tutelage.studies import Assistant, Chain, Study, open_run
 from tutelage.studies.chain import Link, Walked
 from tutelage.studies.chain_record import detour
@@ -365,6 +366,11 @@ def test_mistakes_are_named_where_they_are_made(make: Callable[[], Any], said: s
         ({}, Assistant("mid", big, {"seed": 3}), "assistant 'mid': training.seed is the study's to set"),
         ({}, Assistant("mid", big, objective=CrossEntropy()), "assistant 'mid': its objective listens to no teacher"),
         ({"objective": CrossEntropy()}, Assistant("mid", big), "the objective listens to no teacher"),
+        (
+            {"objective": KL() + Hint("0", "0"), "student": small, "teacher": hidden(8)},
+            Assistant("mid", student, objective=KL()),
+            "taught by the assistant 'mid': .*each assistant an objective of its own",
+        ),
         (
             {"splits": without_labels(splits()), "objective": KL()},
             Assistant("mid", big, objective=KL() + CrossEntropy()),

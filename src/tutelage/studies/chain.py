@@ -18,15 +18,17 @@ from typing import Any, Literal
 from torch import nn
 
 from tutelage.data import TransferSet
-from tutelage.errors import ConfigError, TutelageError
+from tutelage.errors import ConfigError, ModelError, TutelageError
 from tutelage.evaluation import classification_metrics
+from tutelage.models import check_layers
 from tutelage.models.saving import load_student
 from tutelage.objectives import Objective, Term, as_objective
+from tutelage.signals import layers_needed
 from tutelage.studies.arm import ArmRun, build_seeded, predict
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.preflight import check_classes, check_labels, check_student, check_training
 from tutelage.studies.setting import Setting, held_out_identity
-from tutelage.studies.teaching import Heard
+from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import ModuleTeacher
 
 #: The arm of the student that the teacher teaches itself, where a chain leads to the judged one.
@@ -223,7 +225,7 @@ def check_chain(chain: Chain, setting: Setting, student: nn.Module, objective: O
     Raises:
         ConfigError: what does not fit, with the assistant's name.
     """
-    if "teacher.logits" not in objective.needs:
+    if not listens(objective):
         raise ConfigError(
             "the objective listens to no teacher, so an assistant would change nothing: give it a soft term such as kl, or leave the "
             "assistants out"
@@ -231,19 +233,36 @@ def check_chain(chain: Chain, setting: Setting, student: nn.Module, objective: O
     objectives = chain.objectives(objective)
     check_labels({f"assistant {name}": each for name, each in objectives.items()}, setting.splits.train)
     splits = replace(setting.splits, train=as_student_sees(setting.splits.train))
+    earlier: dict[str, nn.Module] = {}
     for assistant in chain.assistants:
         try:
             own = objectives[assistant.name]
             own.validate()
-            if "teacher.logits" not in own.needs:
+            if not listens(own):
                 raise ConfigError(
                     "its objective listens to no teacher: the chain would be cut there; give it a soft term such as kl"
                 )
             made = check_student(assistant.model, assistant.seed)
             check_classes(student, made, splits, splits.train.class_names)
             check_training(_budget(assistant, setting), "training", made, own, splits.train, splits.validation)
+            _check_shown(chain, earlier, own)
         except TutelageError as error:
             raise type(error)(f"assistant {assistant.name!r}: {error}") from error
+        earlier[assistant.name] = made
+    _check_shown(chain, earlier, objective)
+
+
+def _check_shown(chain: Chain, earlier: Mapping[str, nn.Module], objective: Objective) -> None:
+    """Find out that whoever may teach by this objective has the layers that it reads."""
+    teachers = list(earlier.items()) if chain.path == "best" else list(earlier.items())[-1:]
+    for name, module in teachers:
+        try:
+            check_layers(module, layers_needed(objective.needs, "teacher"))
+        except ModelError as error:
+            raise ModelError(
+                f"taught by the assistant {name!r}: {error}; terms on layers need names that both ends of each link have: give each "
+                "assistant an objective of its own, or leave those terms out"
+            ) from error
 
 
 def walk(chain: Chain, setting: Setting, teacher: Heard, objective: Objective) -> Walked:

@@ -23,7 +23,7 @@ from tutelage.studies.chain import as_student_sees
 from tutelage.studies.evidence import correctness
 from tutelage.studies.recipes import Outcome, relative_seed
 from tutelage.studies.setting import Setting
-from tutelage.studies.teaching import Heard
+from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import ModuleTeacher
 
 Json = dict[str, Any]
@@ -66,7 +66,7 @@ class BornAgain:
             ConfigError: it listens to no teacher.
         """
         own = as_objective(self.objective) if self.objective is not None else objective
-        if "teacher.logits" not in own.needs:
+        if not listens(own):
             raise ConfigError(
                 "the objective of born_again listens to no teacher, so no generation would learn from the one before: give it a soft "
                 "term such as kl"

@@ -16,6 +16,7 @@ from torch import nn
 from tutelage.data import TransferSet
 from tutelage.errors import ConfigError
 from tutelage.models import class_logits
+from tutelage.objectives import Objective
 from tutelage.signals import ClassScores, MixtureLogits
 from tutelage.studies.arm import weights_digest
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
@@ -106,6 +107,11 @@ def teacher_predictions(teacher: Teacher, test: TransferSet) -> NDArray[np.float
         batch = plain.batch(torch.arange(start, min(start + _BATCH, len(plain))))
         parts.append(logits_of(teacher, batch, "the teacher").at(1.0).float().cpu())
     return torch.cat(parts).numpy()
+
+
+def listens(objective: Objective) -> bool:
+    """Whether some term reads anything of a teacher's."""
+    return any(need.startswith("teacher.") for need in objective.needs)
 
 
 def logits_of(teacher: Teacher, batch: Any, who: str) -> ClassScores:
