@@ -219,7 +219,10 @@ def test_fitted_weights_are_part_of_the_objective_and_learn():
 
 def test_what_was_fitted_is_neither_compared_nor_shown_nor_described():
     """A run's identity is hashed from its objective: with weights in it, no run could be resumed."""
-    plain, fitted = objective(), objective().fitted(*said(), 0)
+    plain = objective()
+    fitted = plain.fitted(*said(), 0)
+    assert not plain.weights
+    assert len(fitted.weights) == 4
     assert fitted == plain
     assert hash(fitted) == hash(plain)
     assert repr(fitted) == repr(plain)
