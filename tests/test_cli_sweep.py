@@ -95,17 +95,21 @@ def test_it_cannot_begin(project: Path, tutelage: Any) -> None:
     assert not (project / "runs").exists() or not list((project / "runs").glob("*/trials"))
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers by /proc")
 def test_a_sweep_that_is_terminated_says_how_it_goes_on(project: Path) -> None:
     """A scheduler ends a job with SIGTERM: unheard, its workers outlive it and the log ends in the middle of a line."""
     environment = {**os.environ, "STEP_SECONDS": "0.3", "OMP_NUM_THREADS": "1"}
     words = [str(COMMAND), "sweep", "config.yaml", "--out", "out", "--workers", "2"]
     with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sweep:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 200
         while not (project / "out" / "trials").is_dir() and time.monotonic() < until and sweep.poll() is None:
             time.sleep(0.1)
+        workers = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
         sweep.send_signal(signal.SIGTERM)
         _, said = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
+    assert len(workers) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert said.rstrip().endswith("stopped; the same command goes on where the sweep is")
 
 

@@ -16,7 +16,7 @@ from tutelage.studies.sweeping_search import Search
 from tutelage.studies.sweeping_space import Choices
 
 STEP_SECONDS = 0.02
-TEMPERATURES = (1.0, 2.0, 3.0, 4.0)
+TEMPERATURES = (1.0, 2.0, 4.0)
 
 
 class Slow(nn.Module):
