@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 
 from tutelage.models import class_logits
 from tutelage.models.calling import Inputs
+from tutelage.training.stack_linear import StackedLinear
 
 Tensors = dict[str, Tensor]
 
@@ -84,7 +85,7 @@ class Stack:
         self.students = students
         self.feeds = feeds
         self.optimiser = optimiser
-        self._answers = _Answers(students[0])
+        self._answers = _Answers(students[0]).train()
         named = [dict(student.named_parameters()) for student in students]
         held = [dict(student.named_buffers()) for student in students]
         self.trained = [name for name, values in named[0].items() if values.requires_grad]
@@ -106,21 +107,19 @@ class Stack:
 
     def logits(self, feed: int, inputs: Inputs) -> Tensor:
         """Training logits ``[A, B, C]`` of a feed's A students on its batch, with a gradient to :meth:`leaves`."""
-        self._answers.train()
-        return self._forward(self._leaves[feed], self._held[feed], inputs)
+        return self._forward(True, self._leaves[feed], self._held[feed], inputs)
 
     def evaluate(self, feed: int, inputs: Inputs) -> Tensor:
         """Logits ``[A, B, C]`` in eval mode, without gradient."""
-        self._answers.eval()
         with torch.no_grad():
-            return self._forward(self._leaves[feed], self._held[feed], inputs)
+            return self._forward(False, self._leaves[feed], self._held[feed], inputs)
 
-    def _forward(self, weights: Tensors, held: Tensors, inputs: Inputs) -> Tensor:
-        return self._vmapped(weights, held, inputs)  # pyright: ignore[reportReturnType]
-
-    @property
-    def _vmapped(self) -> Callable[..., Any]:
-        return vmap(self._one, in_dims=(0, 0, None))
+    def _forward(self, training: bool, weights: Tensors, held: Tensors, inputs: Inputs) -> Tensor:
+        if self._answers.training != training:
+            self._answers.train(training)
+        answer: Callable[..., Any] = vmap(self._one, in_dims=(0, 0, None))
+        with StackedLinear():
+            return answer(weights, held, inputs)
 
     def _one(self, weights: Mapping[str, Tensor], held: Mapping[str, Tensor], inputs: Inputs) -> Any:
         state = {f"student.{name}": values for name, values in (*weights.items(), *held.items())}
@@ -145,6 +144,7 @@ class Stack:
         module = self.students[student]
         held = {name: values.clone() for name, values in module.named_buffers()}
         module.train(slopes is not None)
+        self._answers.train(slopes is not None)  # the first student is its model
         if slopes is None:
             with torch.no_grad():
                 return [class_logits(module, inputs)]
