@@ -122,7 +122,7 @@ def generations() -> Json:
     result["title"] = "no teacher at hand"
     born = result["arms"]["born_again"] = arm("born_again", 0.946)
     born["generations"] = [
-        {"generation": index + 1, "accuracy": value, "ci95": [value - 0.012, value + 0.01], "seconds": 61.0 + index}
+        {"generation": index, "accuracy": value, "ci95": [value - 0.012, value + 0.01], "seconds": 61.0 + index}
         for index, value in enumerate((0.924, 0.938, 0.945, 0.946))
     ]
     result["arms"]["mutual"] = arm("mutual", 0.939) | {"peer": {"accuracy": 0.937, "ci95": [0.925, 0.947]}}

@@ -116,8 +116,12 @@ def test_whether_the_detour_paid() -> None:
     assert "8 min 22 s more of training: +0.18 points a minute." in said
     assert "chosen on the validation split among 3 paths" in said
     open_ = page(no_detour()).one("chain")
-    assert "Whether the detour over middle paid cannot be told: −0.2 points" in open_
-    assert "The interval holds 0, so whether the detour paid cannot be told." in open_
+    assert "Whether the detour over middle paid cannot be told from chance: −0.2 points" in open_
+    one = no_detour()
+    one["chain"]["detour"] |= {"ci95": None, "why": "one seed cannot tell luck from merit"}
+    said = page(one).one("chain")
+    assert "Whether the detour over middle paid cannot be told: −0.2 points" in said
+    assert "One seed cannot tell luck from merit." in said
     lost = no_detour()
     lost["chain"]["detour"]["paid"] = False
     assert "The detour over middle did not pay: −0.2 points" in page(lost).one("chain")
@@ -154,11 +158,12 @@ def test_roads_lead_from_teacher_to_taught() -> None:
 def test_generations_and_their_line() -> None:
     found = page(generations())
     said = found.one("peers")
+    assert "Generation 0 learned from the labels alone." in said
     assert "From the first generation to the last, +2.2 points of accuracy, their intervals overlapping" in said
     lines = found.cells("each generation")
-    assert lines[1:3] == ["1 | 92.4% | 91.2% to 93.4% | 1 min 01 s", "2 | 93.8% | 92.6% to 94.8% | 1 min 02 s"]
+    assert lines[1:3] == ["0 | 92.4% | 91.2% to 93.4% | 1 min 01 s", "1 | 93.8% | 92.6% to 94.8% | 1 min 02 s"]
     (chart,) = [words for attrs, words in found.all("desc") if (attrs["id"] or "").startswith("chart-generations")]
-    assert "Generation 4: 94.6%" in chart
+    assert "Generation 3: 94.6%" in chart
     assert "Labels alone: 92." in chart
 
 
@@ -203,7 +208,7 @@ def test_markup_in_names_is_text() -> None:
     result["chain"]["path"][1] = links[1]["name"] = links[2]["taught_by"] = evil
     result["chain"]["candidates"][1]["path"][1] = evil
     result["chain"] |= {"note": evil}
-    result["chain"]["detour"] |= {"paid": None, "why": evil}
+    result["chain"]["detour"] |= {"paid": None, "ci95": None, "why": evil}
     found = page(result)
     assert not found.all("script")
     assert all((attrs.get("src") or "").startswith("data:") for attrs, _ in found.all("img"))

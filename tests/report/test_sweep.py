@@ -101,6 +101,9 @@ def test_how_many_may_be_as_good() -> None:
         found["mean"]["accuracy"], found["ci95"]["accuracy"] = value, [value - 0.006, value + 0.006]
     record["best"] = 0
     assert "3 of the other 5 lie within its interval and may be as good." in page(record).one("won")
+    record["trials"][0]["ci95"]["accuracy"] = [0.0, 1.0]
+    assert "All of the other 5 lie within its interval" in page(record).one("won")
+    record["trials"][0]["ci95"]["accuracy"] = [0.944, 0.956]
     for found in record["trials"][1:]:
         found["mean"]["accuracy"] -= 0.05
     assert "No other trial lies within its interval." in page(record).one("won")
@@ -148,6 +151,19 @@ def test_a_search_over_ranges_has_no_line() -> None:
     assert "bold" not in chart
     assert chart.count('class="whisker thin"') == 37
     assert "there is no line" in Page(html).one("curves")
+
+
+def test_a_short_search_over_a_range_is_no_grid() -> None:
+    """Of six trials, too, each differs from its neighbour in everything; and 2.4279 is no tick."""
+    record = temperatures()
+    drawn = (2.4279, 7.5667, 3.0458, 3.2264, 2.7085, 2.6722)
+    for found, value in zip(record["trials"], drawn, strict=True):
+        found["params"] = {"temperature": value, "weight": 0.5 if value < 3 else 0.9}
+    record["search"]["space"] = {"temperature": {"low": 1.0, "high": 8.0, "log": True}, "weight": [0.5, 0.9]}
+    html = render_sweep(record)
+    assert 'polygon class="band s-kd' not in html
+    ticks = [words for attrs, words in Page(html).all("text") if (attrs.get("class") or "").startswith("tick")]
+    assert not set(ticks) & {str(value) for value in drawn}
 
 
 def test_several_trials_in_a_cell_are_drawn_and_averaged() -> None:

@@ -131,7 +131,9 @@ def lead(chain: Record, detour: Record, result: Record) -> str:
         return f"Whether the detour over {between} paid cannot be told: no difference from the direct road is recorded."
     seeds = len(records(mapping(mapping(result.get("arms")).get("kd")).get("seeds")))
     basis = evidence({**detour, "metric": "accuracy", "seeds": seeds or None})
-    verdict = f"Whether the detour over {between} paid cannot be told"
+    verdict = (
+        f"Whether the detour over {between} paid cannot be told{' from chance' if interval(detour.get('ci95')) else ''}"
+    )
     if isinstance(detour.get("paid"), bool):
         verdict = f"The detour over {between} {'paid' if detour['paid'] else 'did not pay'}"
     spent = _spent(number(detour.get("extra_seconds")), number(detour.get("points_per_minute")))
@@ -139,9 +141,9 @@ def lead(chain: Record, detour: Record, result: Record) -> str:
 
 
 def _doubt(detour: Record) -> str:
-    """The record's reason where the detour did not prove to pay or not to pay; else the lead has said it all."""
-    open_ = not isinstance(detour.get("paid"), bool) or number(detour.get("difference")) is None
-    return sentence(text(detour.get("why"))) if open_ else ""
+    """The record's reason where there is no interval to decide by; else the lead has said it all."""
+    told = number(detour.get("difference")) is not None and interval(detour.get("ci95")) is not None
+    return "" if told else sentence(text(detour.get("why")))
 
 
 def _spent(extra: float | None, rate: float | None) -> str:

@@ -93,6 +93,7 @@ def _rise(points: list[Point], result: Record) -> str:
         return "No generation’s accuracy is recorded."
     metric, last, (control, control_ci) = METRICS["accuracy"], points[-1], _control(result)
     said: list[str] = []
+    begun = "Generation 0 learned from the labels alone. " if points[0].x == 0 else ""
     if len(points) > 1:
         said.append(
             f"From the first generation to the last, {difference(metric, last.y - points[0].y)} of accuracy"
@@ -102,7 +103,7 @@ def _rise(points: list[Point], result: Record) -> str:
         said.append(
             f"{'the' if said else 'The'} last is {difference(metric, last.y - control)} against labels alone{_meet(control_ci, last.ci)}"
         )
-    return "; ".join(said) + "." if said else ""
+    return begun + "; ".join(said) + "." if said else begun.strip()
 
 
 def _meet(a: tuple[float, float] | None, b: tuple[float, float] | None) -> str:

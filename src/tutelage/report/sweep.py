@@ -167,10 +167,11 @@ def optimism(sweep: Sweep) -> str:
     )
     if not near:
         return f"{said} No other trial lies within its interval."
-    others = (
-        "the other trial lies" if count == 2 else f"{near} of the other {count - 1} {'lies' if near == 1 else 'lie'}"
-    )
-    return f"{said} {others[:1].upper()}{others[1:]} within its interval and may be as good."
+    if near == count - 1:
+        others = "The other trial lies" if count == 2 else f"All of the other {near} lie"
+    else:
+        others = f"{near} of the other {count - 1} {'lies' if near == 1 else 'lie'}"
+    return f"{said} {others} within its interval and may be as good."
 
 
 def _beside(sweep: Sweep) -> list[str]:

@@ -11,7 +11,6 @@ from tutelage.report.charts import cut, ticks
 from tutelage.report.graphs import Axis, Curve, Level, Point, graph
 from tutelage.report.panes import log_ticks
 from tutelage.report.parallel import Coordinate, Strand, parallel, spaced
-from tutelage.report.record import text
 from tutelage.report.sweep_trials import Key, Sweep, Trial, settings, written
 from tutelage.report.words import ARMS, Metric, decimal
 
@@ -70,7 +69,7 @@ def curves_by(key: Key, sweep: Sweep) -> Key | None:
 
 def _curves(key: Key, by: Key | None, others: Sequence[Key], sweep: Sweep) -> tuple[list[Curve], str]:
     """The curves, and how they are drawn: ``"alone"``, ``"means"`` or ``"dots"``."""
-    grid = text(sweep.search.get("sampler")) == "grid" or all(len(other.values) <= MOST_TICKS for other in sweep.keys)
+    grid = all(each.listed for each in sweep.keys)
     how = "alone" if grid and not others else "means" if grid else "dots"
     curves: list[Curve] = []
     for value, (slot, shape, dash) in zip(by.values if by else [None], LOOKS, strict=False):
@@ -115,7 +114,7 @@ def _axis(key: Key) -> Axis:
     """All values as ticks where they are few, else round numbers; those that would touch on a phone are left out."""
     numbers = [float(str(value)) for value in key.values]
     low, high = numbers[0], numbers[-1]
-    wanted = numbers if len(numbers) <= MOST_TICKS else (log_ticks if key.log else ticks)(low, high)
+    wanted = numbers if key.listed and len(numbers) <= MOST_TICKS else (log_ticks if key.log else ticks)(low, high)
     place = spaced(low, high, math.log if key.log else float)
     kept: list[float] = []
     for tick in wanted:

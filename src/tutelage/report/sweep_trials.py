@@ -64,6 +64,7 @@ class Key:
         name: short, for people.
         values: the distinct ones that were tried: numbers in order, others as they came.
         numeric: whether all of them are numbers.
+        listed: whether they were listed beforehand; else they were drawn from a range.
         log: whether they are to be seen on a logarithmic axis.
         importance: its share of what the metric varied by, or None.
     """
@@ -72,6 +73,7 @@ class Key:
     name: str
     values: Sequence[object]
     numeric: bool
+    listed: bool
     log: bool
     importance: float | None
 
@@ -192,7 +194,7 @@ def _key(key: str, name: str, values: Sequence[object], dimension: object, impor
     asked = mapping(dimension)
     # a range says what it is; choices are meant to be seen by their ratios where those are more even than their differences
     log = positive and (asked.get("log") is True if asked else _geometric(numbers))
-    return Key(key, name, values, numeric, log, importance)
+    return Key(key, name, values, numeric, not asked, log, importance)
 
 
 def _geometric(numbers: Sequence[float]) -> bool:
