@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy.optimize import brentq
+from scipy.special import softmax
 
 from tutelage.evaluation import Comparison, crossed_interval, paired_comparison
 
@@ -34,7 +35,9 @@ class Finished:
         return self.result["arms"][name]
 
     def correct(self, name: str) -> Scores:
-        """Which test examples an arm has right, 0 or 1 ``[S, N]``."""
+        """Which test examples an arm has right, 0 or 1 ``[S, N]``; of an ensemble, by the mean of its members' probabilities."""
+        if name == "teacher":
+            return right_answers(*sorted(self.folder.glob("teacher/member-*")))[None]
         folders = [self.folder / name / f"seed-{row['seed']}" for row in self.arm(name)["seeds"]]
         return np.stack([right_answers(folder) for folder in folders])
 
@@ -43,10 +46,11 @@ class Finished:
         return paired_comparison(self.correct(name), self.correct(other), "accuracy", higher_is_better=True)
 
 
-def right_answers(folder: Path) -> Scores:
-    """Which test examples the model in a folder has right, 0 or 1 ``[N]``."""
-    said = load_file(folder / "predictions.safetensors")
-    return (said["logits"].argmax(axis=1) == said["labels"]).astype(np.float64)
+def right_answers(*folders: Path) -> Scores:
+    """Which test examples the model in a folder has right, or those of several together, 0 or 1 ``[N]``."""
+    said = [load_file(folder / "predictions.safetensors") for folder in folders]
+    together = np.mean([softmax(answers["logits"], axis=1) for answers in said], axis=0)
+    return (together.argmax(axis=1) == said[0]["labels"]).astype(np.float64)
 
 
 @dataclass(frozen=True)
