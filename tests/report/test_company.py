@@ -114,7 +114,7 @@ def test_whether_the_detour_paid() -> None:
     assert "The detour over middle → small paid: +1.5 points of accuracy against the direct road" in said
     assert "95% interval +0.4 to +2.6 points, p = 0.011, 5 seeds" in said
     assert "8 min 22 s more of training: +0.18 points a minute." in said
-    assert "chosen on the validation split among 3 paths" in said
+    assert "chosen on the validation split among 2 paths with an assistant" in said
     open_ = page(no_detour()).one("chain")
     assert "Whether the detour over middle paid cannot be told from chance: −0.2 points" in open_
     one = no_detour()

@@ -159,9 +159,10 @@ def _spent(extra: float | None, rate: float | None) -> str:
 def chosen_words(chain: Record) -> str:
     """Which path was taken, and who chose it."""
     path = ARROW.join(text(name) for name in sequence(chain.get("path")))
-    count = len(records(chain.get("candidates")))
+    # the direct road stands among them to be seen, not to be chosen
+    count = sum(len(sequence(found.get("path"))) > 2 for found in records(chain.get("candidates")))
     if chain.get("how") == "best" and count:
-        return f"{path}, chosen on the validation split among {plural(count, 'path')}."
+        return f"{path}, chosen on the validation split among {plural(count, 'path')} with an assistant."
     return f"{path}, as the config has it." if path else ""
 
 
