@@ -249,5 +249,7 @@ def test_the_blocks_of_a_model():
     assert block_names(bert()) == ["hidden_states.1", "hidden_states.2"]
     plain = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
     assert block_names(plain) == ["0", "2"], "activations are no blocks, and the last gives the logits"
+    stacked = nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), nn.Linear(8, 4))
+    assert block_names(stacked) == ["1.0", "1.1"], "a stem and a stack of two are not two blocks"
     with pytest.raises(ModelError, match="name the pairs of layers one by one"):
         block_names(nn.Linear(6, 4))

@@ -12,6 +12,7 @@ import torch
 
 from tutelage.config.company import RECIPES
 from tutelage.config.explaining import nearest
+from tutelage.config.mapping import with_layers
 from tutelage.config.models import build_chain, build_recipe, build_teacher, facts_of, maker, model_source, naming
 from tutelage.config.schema import DataSection, StudyConfig, ViewStep
 from tutelage.data import (
@@ -56,7 +57,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     Raises:
         TutelageError: something the config names is not there, or does not fit.
     """
-    objective, extra_arms = _objectives(config)
+    objective, extra_arms = _objectives(config, folder)
     arms = [arm for arm in config.study.arms if isinstance(arm, str) and arm not in RECIPES]
     labelled, tokenizer = _splits(config.data, folder)
     if config.data.label_noise is not None:
@@ -89,7 +90,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     )
 
 
-def _objectives(config: StudyConfig) -> tuple[Objective, dict[str, Objective | Recipe]]:
+def _objectives(config: StudyConfig, folder: Path) -> tuple[Objective, dict[str, Objective | Recipe]]:
     extra: dict[str, Objective | Recipe] = {}
     for said in config.study.arms:
         if isinstance(said, str) and said not in RECIPES:
@@ -103,8 +104,11 @@ def _objectives(config: StudyConfig) -> tuple[Objective, dict[str, Objective | R
                 f"study.arms: {name!r} is there twice: one of the two would silently win; give each its own name"
             )
         with naming(f"study.arms, {name!r}"):
-            extra[name] = build_recipe(name, items) if name in RECIPES else objective_from_config(items)
-    return objective_from_config(config.objective), extra
+            if name in RECIPES:
+                extra[name] = build_recipe(name, items)
+            else:
+                extra[name] = objective_from_config(with_layers(items, config, folder))
+    return objective_from_config(with_layers(config.objective, config, folder)), extra
 
 
 def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -71,8 +72,8 @@ def block_names(model: nn.Module) -> list[str]:
     """The layers of the model's stack of repeated blocks, from its input to its output.
 
     They are ``hidden_states.1`` to ``hidden_states.L`` for a Hugging Face model of L layers. For others they are the children
-    with weights of the ``ModuleList`` or ``Sequential`` that has most of them (the outermost of equals); a model that is
-    one ``Sequential`` is counted without its last, whose output is the logits.
+    with weights of the ``ModuleList`` or ``Sequential`` that has most of one class (the outermost of equals); a model that
+    is one ``Sequential`` is counted without its last, whose output is the logits.
 
     Raises:
         ModelError: there is no such stack.
@@ -82,12 +83,14 @@ def block_names(model: nn.Module) -> list[str]:
     if depth is not None:
         return [f"hidden_states.{index}" for index in range(1, depth + 1)]
     best: list[str] = []
+    repeated = 0
     for name, module in inner.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential):
-            prefix = f"{name}." if name else ""
-            weighty = [f"{prefix}{child}" for child, part in module.named_children() if _has_weights(part)]
+            weighty = [(child, part) for child, part in module.named_children() if _has_weights(part)]
             weighty = weighty[:-1] if module is inner else weighty
-            best = weighty if len(weighty) > len(best) else best
+            alike = max(Counter(type(part) for _, part in weighty).values(), default=0)
+            if alike > repeated:
+                repeated, best = alike, [f"{name}.{child}" if name else child for child, _ in weighty]
     if not best:
         raise ModelError(
             f"{type(inner).__name__} has no stack of blocks (a ModuleList or Sequential whose children have weights) to choose layers "

@@ -227,7 +227,7 @@ def clear_workings(folder: Path) -> None:
 
 
 def _teacher_for(plan: ArmPlan, done: bool) -> Teacher | None:
-    if "teacher.logits" not in plan.objective.needs:
+    if not any(need.startswith("teacher.") for need in plan.objective.needs):
         return None
     # A finished arm only needs to know that the teacher is still the same one: a few examples tell.
     return plan.given_teacher if done or plan.teacher is None else plan.teacher()

@@ -15,10 +15,10 @@ from torch import nn
 from tutelage.data import Splits, TransferSet
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.models.saving import load_student
-from tutelage.objectives import CrossEntropy, as_objective
-from tutelage.signals import MixtureLogits
+from tutelage.objectives import CrossEntropy, Objective, as_objective
+from tutelage.signals import MixtureLogits, layers_needed
 from tutelage.studies.arm import ArmPlan, ArmRun, build_seeded
-from tutelage.studies.preflight import check_classes, check_training
+from tutelage.studies.preflight import check_classes, check_features, check_training
 from tutelage.studies.setting import Setting, held_out_identity
 from tutelage.studies.teaching import teacher_predictions
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
@@ -124,7 +124,13 @@ class Faculty:
         return mixed.float().numpy(), said
 
 
-def check_teacher(teacher: GivenTeacher, recipe: TeacherTraining | None, student: nn.Module, splits: Splits) -> None:
+def check_teacher(
+    teacher: GivenTeacher,
+    recipe: TeacherTraining | None,
+    student: nn.Module,
+    splits: Splits,
+    objectives: Mapping[str, Objective],
+) -> None:
     """Find out before anything is trained that whoever is to teach can, and speaks of the student's classes.
 
     Args:
@@ -132,19 +138,23 @@ def check_teacher(teacher: GivenTeacher, recipe: TeacherTraining | None, student
         recipe: the study's ``teacher_training``.
         student: a fresh one.
         splits: the data; the test split is not looked at.
+        objectives: of the arms that it teaches, by their names.
 
     Raises:
         ConfigError: what does not fit, with the member's name where it is one's.
     """
     if isinstance(teacher, Sequence):
         _check_members(teacher, recipe)
+        # a mixture has no features, whoever its members are
+        featured = {arm: each for arm, each in objectives.items() if layers_needed(each.needs, "teacher")}
+        check_features(featured, student, EnsembleTeacher([nn.Identity() for _ in teacher]), splits)
         for name, member in _named(teacher):
             try:
-                _check_one(member.model, member.training, "training", student, splits)
+                _check_one(member.model, member.training, "training", student, splits, {})
             except TutelageError as error:
                 raise type(error)(f"{name} of the ensemble: {error}") from error
     else:
-        _check_one(teacher, recipe, "teacher.training", student, splits)
+        _check_one(teacher, recipe, "teacher.training", student, splits, objectives)
 
 
 def ready_faculty(teacher: GivenTeacher, recipe: TeacherTraining | None, setting: Setting) -> Faculty:
@@ -239,9 +249,17 @@ def _check_members(members: Sequence[Member], recipe: TeacherTraining | None) ->
     EnsembleTeacher([nn.Identity() for _ in members], [member.weight for member in members])
 
 
-def _check_one(model: object, recipe: TeacherTraining | None, where: str, student: nn.Module, splits: Splits) -> None:
+def _check_one(
+    model: object,
+    recipe: TeacherTraining | None,
+    where: str,
+    student: nn.Module,
+    splits: Splits,
+    objectives: Mapping[str, Objective],
+) -> None:
     teacher = _fresh(model, recipe) if recipe is not None else given_teacher(model)
     check_classes(student, teacher, splits, splits.train.class_names)
+    check_features(objectives, student, teacher, splits)
     if recipe is not None and isinstance(teacher, nn.Module):
         data, validation = recipe.data.for_teacher_training(), splits.validation.for_teacher_training()
         check_training(recipe.training, where, teacher, as_objective(CrossEntropy()), data, validation)

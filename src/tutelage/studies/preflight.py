@@ -12,12 +12,14 @@ from torch import nn
 
 from tutelage.data import Splits, TransferSet
 from tutelage.errors import ConfigError, DataError, TeacherError, TutelageError
-from tutelage.models import class_logits, on_device
+from tutelage.models import check_layers, class_logits, on_device
 from tutelage.objectives import Objective
+from tutelage.signals import Side, layers_needed
 from tutelage.studies.arm import TRAINING_DEFAULTS, build_seeded, validation_metrics, weights_digest
 from tutelage.studies.teaching import logits_of
-from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher, as_teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
+from tutelage.training.listening import first_signals, showing
 
 #: A study sets these itself.
 OWNED_ARGUMENTS = ("output_dir", "seed", "data_seed", "resume_from_checkpoint")
@@ -153,6 +155,39 @@ def check_classes(
             raise ConfigError(
                 f"the teacher's answers in memory do not cover the test split, on which the student is compared with it: {error}"
             ) from error
+
+
+def check_features(
+    objectives: Mapping[str, Objective], student: nn.Module, teacher: Teacher | nn.Module, splits: Splits
+) -> None:
+    """Find out that both models have the layers each objective listens to, and that these can meet.
+
+    Args:
+        objectives: of the arms that this teacher teaches, by their names.
+        student: a fresh one.
+        teacher: the teacher, or the fresh module that this run is going to train.
+        splits: the data; two examples of the transfer set are shown to both.
+
+    Raises:
+        TutelageError: an unknown layer, one that cannot be tapped, or shapes that cannot meet; the message names the arm.
+    """
+    for arm, objective in objectives.items():
+        sides: tuple[Side, Side] = ("student", "teacher")
+        mine, theirs = (layers_needed(objective.needs, side) for side in sides)
+        if not mine and not theirs:
+            continue
+        try:
+            check_layers(student, mine)
+            shown = showing(as_teacher(teacher), theirs)
+            assert shown is not None
+            train = splits.train.for_evaluation()
+            batch: Any = train.batch(torch.arange(min(2, len(train))))
+            with torch.random.fork_rng(devices=[]):
+                said, heard = shown.signals(batch), first_signals(student, batch, mine)
+            objective.check(heard, said, {"labels": train.known_labels, "ids": train.ids})
+            objective.fitted(heard, said, seed=0)
+        except TutelageError as error:
+            raise type(error)(f"the objective of the arm {arm!r}: {error}") from error
 
 
 def _class_count(who: str, model: nn.Module, inputs: Any) -> int:

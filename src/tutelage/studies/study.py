@@ -265,7 +265,10 @@ class Study:
             check_labels(recipe.prerequisites(arm), self.splits.train)
         check_labels(objectives, self.splits.train)
         student = check_student(self.student, self.seed_list[0])
-        check_teacher(self.teacher, self.teacher_training, student, self.splits)
+        # with a chain, its last assistant teaches the judged arm
+        own = {arm: objective for arm, objective in objectives.items() if arm not in self.recipes}
+        own = {arm: objective for arm, objective in own.items() if self.chain is None or arm != JUDGED}
+        check_teacher(self.teacher, self.teacher_training, student, self.splits, own)
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
         if self.chain is not None:

@@ -19,6 +19,7 @@ from tutelage.models import class_logits
 from tutelage.objectives import Objective
 from tutelage.signals import ClassScores, MixtureLogits
 from tutelage.studies.arm import weights_digest
+from tutelage.studies.remembering import remembered
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
 
 _BATCH = 512
@@ -61,7 +62,7 @@ class Heard:
 
     @cached_property
     def _answers(self) -> Teacher:
-        return self.teacher if self.train.teacher_varies else MemoryTeacher.of(self.teacher, self.train)
+        return remembered(self.teacher, self.train)
 
 
 def deployed_module(teacher: Teacher) -> nn.Module | None:
