@@ -95,6 +95,7 @@ def test_it_cannot_begin(project: Path, tutelage: Any) -> None:
     assert not (project / "runs").exists() or not list((project / "runs").glob("*/trials"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers by /proc")
 def test_a_sweep_that_is_terminated_says_how_it_goes_on(project: Path) -> None:
     """A scheduler ends a job with SIGTERM: unheard, its workers outlive it and the log ends in the middle of a line."""

@@ -27,7 +27,7 @@ from tutelage.studies.arm import predict
 from tutelage.studies.sweeping import run_sweep
 from tutelage.studies.sweeping_board import Board, Trial, hold
 from tutelage.studies.sweeping_record import importance
-from tutelage.studies.sweeping_space import Choices, Range
+from tutelage.studies.sweeping_space import Choices, Range, suggest
 
 
 def entry(number: int, params: dict[str, Any], accuracy: float, nll: float = 1.0) -> Trial:
@@ -331,7 +331,15 @@ def test_a_round_that_was_cut_off_is_filled_up_as_it_would_have_been(
     monkeypatch.setattr(Board, "add", dies)
     with pytest.raises(KeyboardInterrupt):
         asked.top_up(boards[1])
+    known: list[int] = []
+
+    def spying(space: Any, settled: Any, waiting: Any, *rest: Any) -> Any:
+        known.append(len(waiting))
+        return suggest(space, settled, waiting, *rest)
+
+    monkeypatch.setattr("tutelage.studies.sweeping_search.suggest", spying)
     asked.top_up(boards[1])
+    assert known == [2, 3], "points of one batch avoid those of it that were suggested before the cut"
     told = [[(trial.number, trial.params, trial.state) for trial in board.trials()] for board in boards]
     assert told[0] == told[1]
     assert len(told[0]) == 4

@@ -74,9 +74,10 @@ def run_sweep(search: Search, out: str | Path, progress: Progress | None = None,
     try:
         writing = _Writing(search, board, folder)
         _tell_done(search, board, watch)
-        _prepare_teacher(search, folder, watch)
+        teachers = Teachers(folder)
+        _prepare_teacher(search, teachers, watch)
         if workers == 1:
-            work(search, board, folder, watch, noted=writing.now_and_then)
+            work(search, board, folder, watch, teachers, noted=writing.now_and_then)
         else:
             run_workers(search, url, search.name, folder, workers, watch, writing.now_and_then)
         result = writing.now()
@@ -89,7 +90,7 @@ def run_sweep(search: Search, out: str | Path, progress: Progress | None = None,
         best = search.best(trials)
         if best is None:
             raise TutelageError(f"none of the {len(trials):,} trials could be finished; the first: {trials[0].error}")
-        result["winner"] = _run_winner(search, best, folder, watch)
+        result["winner"] = _run_winner(search, best, folder, teachers, watch)
         _write(folder, result)
         return result
     finally:
@@ -135,19 +136,18 @@ def _tell_done(search: Search, board: Board, progress: Progress) -> None:
                 progress.finished(f"trial {trial.number} ({said(trial.params)}), seed {seed}", "done in an earlier run")
 
 
-def _prepare_teacher(search: Search, folder: Path, progress: Progress) -> None:
+def _prepare_teacher(search: Search, teachers: Teachers, progress: Progress) -> None:
     """Train the teacher before there are workers, where it is one for all trials; else each is trained by who first needs it."""
     candidates = {made.teacher_folder: made for made in (search.make(params) for _, params in probes_of(search.space))}
     if len(candidates) == 1:
-        Teachers(folder).heard_by(next(iter(candidates.values())), progress)
+        teachers.heard_by(next(iter(candidates.values())), progress)
 
 
-def _run_winner(search: Search, best: Trial, folder: Path, progress: Progress) -> Json:
+def _run_winner(search: Search, best: Trial, folder: Path, teachers: Teachers, progress: Progress) -> Json:
     candidate = search.make(best.params)
     place, name = folder / WINNER, short_hash(candidate.decides)
     with FileLock(folder / ".winner.lock"):
         _make_way(place, name)
-        teachers = Teachers(folder)
         teachers.heard_by(candidate, Silent())
         teachers.hand_over(candidate, place)
         result = candidate.study.run(place, progress)

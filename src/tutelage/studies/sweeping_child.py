@@ -15,6 +15,7 @@ import cloudpickle
 from tutelage.errors import TutelageError
 from tutelage.studies.sweeping_board import Board
 from tutelage.studies.sweeping_search import Search
+from tutelage.studies.sweeping_trials import Teachers
 from tutelage.studies.sweeping_work import work
 
 
@@ -54,7 +55,8 @@ def serve() -> int:
     search: Search = parcel["search"]
     try:
         board = Board(parcel["url"], parcel["name"], search.space, search.direction)
-        work(search, board, Path(parcel["folder"]), telling, workers=parcel["workers"])
+        folder = Path(parcel["folder"])
+        work(search, board, folder, telling, Teachers(folder), workers=parcel["workers"])
     except (TutelageError, OSError) as error:
         telling.tell(error=str(error))
         return 2

@@ -75,7 +75,9 @@ class Teachers:
             home = self._folder / name
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(home.with_suffix(".lock")):
-                self._heard[name] = _prepare(candidate.study, home, progress)
+                # who has been trained by another worker was told of by that one
+                watch = Silent() if any(home.glob(f"*/{RECORD}")) else progress
+                self._heard[name] = _prepare(candidate.study, home, watch)
         return self._heard[name]
 
     def hand_over(self, candidate: Candidate, folder: Path) -> None:

@@ -46,6 +46,7 @@ def work(
     board: Board,
     folder: Path,
     progress: Progress,
+    teachers: Teachers,
     *,
     workers: int = 1,
     noted: Callable[[], None] = lambda: None,
@@ -57,10 +58,10 @@ def work(
         board: where the trials are.
         folder: of the sweep, shared by all workers.
         progress: who watches.
+        teachers: of the trials.
         workers: how many share what is there to be done: this one takes its share of it at a time.
         noted: called when something was put down, and now and then while others are at work.
     """
-    teachers = Teachers(folder)
     search.make({})  # reads the data before others are kept waiting at the gate
     while True:
         with gate(folder):
