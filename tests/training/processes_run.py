@@ -1,4 +1,4 @@
-"""Trains in as many processes as it is launched with, by ``torchrun``: ``processes_run.py FOLDER EXAMPLES [DIE_AT]``."""
+"""Trains in as many processes as it is launched with, by ``torchrun``: ``processes_run.py FOLDER EXAMPLES [DIE_AT [HINT]]``."""
 
 import os
 import signal
@@ -11,6 +11,9 @@ from training_helpers import OBJECTIVE, network, trainer_of, training_log, trans
 from transformers import TrainerCallback
 
 from tutelage.data import GaussianNoise
+from tutelage.objectives import Hint
+
+HINT = 0.5 * Hint("inner.1", "1")  # 8 wide and 12
 
 
 class Seen(nn.Module):
@@ -36,7 +39,7 @@ class DieAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder, examples, die_at=None):
+def main(folder, examples, die_at=None, hint=""):
     examples, world = int(examples), int(os.environ.get("WORLD_SIZE", "1"))
     student = Seen()
     unlabelled = [*range(16), *range(16, examples, 5)]
@@ -46,7 +49,7 @@ def main(folder, examples, die_at=None):
         folder,
         student=student,
         teacher=network(2, width=12, dtype=torch.float64),
-        objective=OBJECTIVE,
+        objective={"": OBJECTIVE, "hint": OBJECTIVE + HINT, "alone": 1.0 * HINT}[hint],
         data=transfer_set(examples, unlabelled=unlabelled, dtype=torch.float64, augment=GaussianNoise(0.1)),
         trainer_options={"eval_dataset": held_out, **best},
         per_device_train_batch_size=16 // world,
@@ -69,7 +72,11 @@ def main(folder, examples, die_at=None):
         {
             "weights": student.inner.state_dict(),
             "shown": student.shown,
-            "log": {key: training_log(trainer, key) for key in ("loss", "loss/kl", "loss/cross_entropy", "eval_count")},
+            "terms": trainer.objective.weights.state_dict(),
+            "log": {
+                key: training_log(trainer, key)
+                for key in ("loss", "loss/kl", "loss/cross_entropy", "loss/hint", "eval_count")
+            },
             "best": trainer.state.best_model_checkpoint,
         },
         Path(folder) / f"rank-{os.environ.get('RANK', '0')}.pt",
