@@ -114,6 +114,30 @@ def test_a_section_and_a_key_inside_it_may_both_vary(tmp_path: Path) -> None:
     assert "temperature" not in terms[1][0], "the choice itself must not be changed"
 
 
+def test_a_layer_map_may_vary(tmp_path: Path) -> None:
+    """A map by name is resolved against the two models: in the study of another map it would be that one's layers."""
+    raw = config(tmp_path, space={"objective.0.layers": ["last", [["1", "1"]]], "objective.0.weight": [0.1, 0.2]})
+    raw["objective"] = [{"term": "hint", "layers": "last", "weight": 0.1}, {"term": "kl", "weight": 0.9}]
+    raw["teacher"]["model"] = raw["student"]["model"]
+    found = build_search(check_config(raw, "config.yaml"), tmp_path, "tutelage sweep")
+    hints = [
+        found.make({"objective.0.layers": layers}).study.objective.describe()[0]  # pyright: ignore[reportAttributeAccessIssue]
+        for layers in ("last", [["1", "1"]])
+    ]
+    assert [(hint["student"], hint["teacher"]) for hint in hints] == [("3", "3"), ("1", "1")]
+
+
+def test_an_assistant_follows_the_students_objective(tmp_path: Path) -> None:
+    """An assistant without an objective of its own has the trial's, not that of the trial which was made first."""
+    raw = config(tmp_path, space={"objective.0.temperature": [1, 4]})
+    raw["assistants"] = [{"name": "middle", "model": {"python": "models.py:student"}}]
+    found = build_search(check_config(raw, "config.yaml"), tmp_path, "tutelage sweep")
+    a, b = (found.make({"objective.0.temperature": T}) for T in (1, 4))
+    assert a.teacher_folder != b.teacher_folder
+    assert a.study.splits is b.study.splits
+    assert [s.study.objective.describe()[0]["temperature"] for s in (a, b)] == [1, 4]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @pytest.mark.parametrize(
     ("search", "said"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 
 from tutelage.config.building import build_study
 from tutelage.config.explaining import nearest
+from tutelage.config.mapping import with_layers
 from tutelage.config.reading import check_config
 from tutelage.config.schema import SearchSection, StudyConfig, TieSection
 from tutelage.errors import ConfigError
@@ -107,16 +108,15 @@ class ConfigCandidates:
         return data
 
     def _study(self, config: StudyConfig, decides: Json) -> Study:
-        # studies that differ in these alone share their data and models; but assistants and layer maps follow from them
-        follows = config.assistants is not None or any(isinstance(item.get("layers"), str) for item in config.objective)
-        apart = () if follows else ("objective", "training")
+        # studies that differ in these alone share their data and models; but assistants follow the student's
+        apart = () if config.assistants else ("objective", "training")
         shared = canonical({name: section for name, section in decides.items() if name not in apart})
         if shared not in self._studies:
             self._studies[shared] = self._with_known_data(build_study(config, self.folder, self.command), decides)
         base = self._studies[shared]
-        if follows:
+        if config.assistants:
             return base
-        objective = objective_from_config(config.objective)
+        objective = objective_from_config(with_layers(config.objective, config, self.folder))
         return replace(base, objective=objective, training=config.training, config=config.resolved())
 
     def _with_known_data(self, made: Study, decides: Json) -> Study:
