@@ -115,7 +115,7 @@ class Stack:
             return self._forward(False, self._leaves[feed], self._held[feed], inputs)
 
     def _forward(self, training: bool, weights: Tensors, held: Tensors, inputs: Inputs) -> Tensor:
-        if self._answers.training != training:
+        if self._answers.student.training != training:
             self._answers.train(training)
         answer: Callable[..., Any] = vmap(self._one, in_dims=(0, 0, None))
         with StackedLinear():
@@ -131,41 +131,6 @@ class Stack:
         found = torch.autograd.grad(logits, leaves, at_logits, materialize_grads=True)
         # the fused kernel walks through memory and asks nobody for strides
         return [values.contiguous() for values in found]
-
-    def alone(self, student: int, inputs: Inputs, slopes: Callable[[Tensor], Tensor] | None) -> list[Tensor]:
-        """What the stack should give of one student, from the student itself, which is as before afterwards.
-
-        Args:
-            student: which one.
-            inputs: of a batch.
-            slopes: the gradient to put to the logits in train mode, to compare the parameters' gradients and the buffers as
-                well; None for the logits ``[B, C]`` in eval mode.
-        """
-        module = self.students[student]
-        held = {name: values.clone() for name, values in module.named_buffers()}
-        module.train(slopes is not None)
-        self._answers.train(slopes is not None)  # the first student is its model
-        if slopes is None:
-            with torch.no_grad():
-                return [class_logits(module, inputs)]
-        logits = class_logits(module, inputs)
-        named = dict(module.named_parameters())
-        leaves = [named[name] for name in self.trained]
-        gradients = torch.autograd.grad(logits, leaves, slopes(logits), materialize_grads=True)
-        now = {**named, **dict(module.named_buffers())}
-        seen = [now[name].detach().clone() for name in self.buffers]
-        with torch.no_grad():
-            for name, values in module.named_buffers():
-                values.copy_(held[name])
-        return [logits.detach(), *gradients, *seen]
-
-    def notes(self, student: int) -> str:
-        """What a student holds beside tensors that torch knows of: its modules' own attributes."""
-        known = ("_parameters", "_buffers", "_modules", "training")
-        modules = self.students[student].named_modules()
-        return repr(
-            [(name, {key: v for key, v in vars(module).items() if key not in known}) for name, module in modules]
-        )
 
     # Stepping
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from transformers import EarlyStoppingCallback
 
 from tutelage.data import TransferSet
@@ -18,8 +19,10 @@ from tutelage.objectives import Objective
 from tutelage.training.arguments import DistillationArguments
 from tutelage.training.trainer import DistillationTrainer
 
-#: Students of more parameters than this train alone: their own arithmetic fills the processor, and there is nothing to save.
-LARGEST = 1_000_000
+#: Students of more parameters train alone. A stack saves what a step costs beside its arithmetic (a millisecond or two), and
+#: loses the processor's caches. Measured per student and step (one core, batch 128, MLPs on 28×28 images, 30 in a stack): 100
+#: thousand parameters 2.5 times faster, 330 thousand 1.6, 640 thousand 1.25, 1.3 million no faster than alone.
+LARGEST = 750_000
 
 #: Arguments that a stack does as the trainer does; any other must have its default.
 _DONE_ALIKE = frozenset(
@@ -145,6 +148,8 @@ def why_student_alone(student: nn.Module) -> str | None:
         return f"the student has {size:,} parameters, above {LARGEST:,}: its own arithmetic fills the processor"
     if not any(values.requires_grad for values in student.parameters()):
         return "the student has nothing to train"
+    if any(isinstance(module, _ConvNd) for module in student.modules()):
+        return "the student has convolutions, which are no faster in a stack"
     tensors = [*student.parameters(), *student.buffers()]
     if any(values.is_floating_point() and values.dtype != torch.float32 for values in tensors):
         return "the student is not in float32"

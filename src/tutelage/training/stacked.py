@@ -33,6 +33,7 @@ from tutelage.training.guard import non_finite_error
 from tutelage.training.identity import compare_runs
 from tutelage.training.stack import AdamW, Stack
 from tutelage.training.stack_loss import Heard, StackedLoss
+from tutelage.training.stack_trial import why_not
 from tutelage.training.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ _STATE = "stack.json"
 _KEPT = 2
 #: However often a single training would be saved, a stack, which is as large as all of them, is saved this often at most.
 _SAVES = 10
-_TRIED = 4
 
 Json = dict[str, Any]
 
@@ -107,54 +107,9 @@ class StackedTrainer:
             decayed=frozenset(first.get_decay_parameter_names(_student(first))),  # pyright: ignore[reportArgumentType]
         )
 
-    # A first look
-
     def why_not(self) -> str | None:
-        """Why these students cannot be stacked, found by trying: each alone must answer and learn as it does in the stack.
-
-        Nothing is changed by the trial, and a student that draws random numbers (dropout) is found by the generator.
-        """
-        before = torch.get_rng_state()
-        held = {name: values.clone() for name, values in self.stack.buffers.items()}
-        try:
-            return self._try()
-        except Exception as error:
-            text = str(error).strip().split("\n")[0]
-            return f"vmap cannot call the student ({type(error).__name__}: {text[:200]})"
-        finally:
-            torch.set_rng_state(before)
-            for name, values in held.items():
-                self.stack.buffers[name].copy_(values)
-
-    def _try(self) -> str | None:
-        data = self._data
-        batch = data.batch(torch.arange(min(_TRIED, len(data))))
-        before = torch.get_rng_state()
-        notes = [self.stack.notes(0) for _ in range(2) if self._alone(0, batch["student"], True)]
-        if notes[0] != notes[1]:
-            return "the student keeps notes of its own while it answers, which a stack would not keep for each"
-        for feed, members in enumerate(self.stack.feeds):
-            for trial in (self._train_trial, self._eval_trial):
-                for index, stacked in enumerate(trial(feed, batch["student"])):
-                    alone = self._alone(members.start + index, batch["student"], trial == self._train_trial)
-                    if not torch.equal(before, torch.get_rng_state()):
-                        return "the student draws random numbers while it trains (dropout)"
-                    if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(stacked, alone, strict=True)):
-                        return "a student in the stack does not answer or learn as it does alone"
-        return None
-
-    def _train_trial(self, feed: int, inputs: Any) -> Iterator[list[Tensor]]:
-        logits = self.stack.logits(feed, inputs)
-        gradients = self.stack.gradients(feed, logits, _slopes(logits))
-        held = [values[self.stack.feeds[feed]] for values in self.stack.buffers.values()]
-        for index in range(len(logits)):
-            yield [tensor[index].detach() for tensor in (logits, *gradients, *held)]
-
-    def _eval_trial(self, feed: int, inputs: Any) -> Iterator[list[Tensor]]:
-        yield from ([values] for values in self.stack.evaluate(feed, inputs))
-
-    def _alone(self, student: int, inputs: Any, training: bool) -> list[Tensor]:
-        return self.stack.alone(student, inputs, _slopes if training else None)
+        """Why these students cannot be stacked, found by trying on a few examples; None where they can. Nothing is changed."""
+        return why_not(self.stack, self._data)
 
     # Learning
 
@@ -379,11 +334,6 @@ def _rates(trainer: DistillationTrainer, base: float, steps: int) -> list[float]
         optimiser.step()
         schedule.step()  # pyright: ignore[reportCallIssue]
     return rates
-
-
-def _slopes(logits: Tensor) -> Tensor:
-    """A gradient for a trial: another one for each class."""
-    return torch.linspace(-1.0, 1.0, logits.shape[-1]).expand_as(logits)
 
 
 def _data_seed(trainer: DistillationTrainer) -> int:
