@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tutelage import KL, CrossEntropy, TransferSet
 from tutelage.data import GaussianNoise, Splits
 from tutelage.errors import CheckpointError, ConfigError, TutelageError
-from tutelage.objectives import as_objective
-from tutelage.signals import feature_need
+from tutelage.objectives import DIST, LogitMSE, Term, as_objective
+from tutelage.signals import Logits, Signals, feature_need
 from tutelage.studies import BornAgain, Mutual, Study, open_run
 from tutelage.studies.arm import build_seeded
 from tutelage.studies.gates import Gates
@@ -261,6 +261,38 @@ def test_a_peers_term_reads_what_its_inner_term_reads() -> None:
     rows: Any = {"labels": torch.tensor([0, -100, 1]), "ids": torch.arange(3)}
     assert (int(hard.count(rows)), int(soft.count(rows))) == (2, 3)
     assert hard.describe() != OfPeer(CrossEntropy(), "first").describe()
+
+
+class Apart(Term):
+    """The squared distance of both sides' logits, written as anyone might: nothing in it keeps a gradient from the teacher."""
+
+    name = "apart"
+    needs = frozenset({"student.logits", "teacher.logits"})
+
+    def __call__(
+        self, student: Signals, teacher: Signals | None, rows: Any, progress: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        assert student.logits is not None
+        assert teacher is not None
+        assert teacher.logits is not None
+        return (student.logits.at(1.0) - teacher.logits.at(1.0)).pow(2).sum(), self.count(rows)
+
+    def describe(self) -> dict[str, Any]:
+        return {"term": "apart"}
+
+
+@pytest.mark.parametrize("term", [KL(), LogitMSE(), DIST(), Apart()])
+def test_no_gradient_of_a_loss_reaches_the_peer(term: Term) -> None:
+    """A peer that is pulled towards whoever listens to it gives way instead of teaching, and both end in between."""
+    first, second = (torch.randn(6, CLASSES, requires_grad=True) for _ in range(2))
+    said = Signals(Logits(first), {"second": second})
+    rows: Any = {"labels": torch.zeros(6, dtype=torch.int64), "ids": torch.arange(6)}
+    for side, own, other in (("first", first, second), ("second", second, first)):
+        total, _ = OfPeer(term, side)(said, None, rows)  # type: ignore[arg-type]
+        mine, theirs = torch.autograd.grad(total, (own, other), allow_unused=True)
+        assert mine is not None
+        assert mine.abs().sum() > 0
+        assert theirs is None or theirs.abs().sum() == 0
 
 
 def test_a_pair_answers_with_its_first() -> None:
