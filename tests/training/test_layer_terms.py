@@ -356,6 +356,17 @@ class Relates(Term):
         return {"term": self.name}
 
 
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [({"name": "mine"}, "needs = None, expected a set"), ({"needs": frozenset()}, "name = None, expected a word")],
+)
+def test_a_term_of_ones_own_says_what_it_needs(declared, said):
+    """An AttributeError from inside the trainer would not say what the class lacks."""
+    mine = type("Mine", (Term,), {"__call__": Relates.__call__, "describe": Relates.describe, **declared})
+    with pytest.raises(ObjectiveError, match=f"the term Mine has {said}"):
+        mine() + CrossEntropy()
+
+
 class Spoiling(nn.Module):
     """A network whose tapped layer gives something else for one example in training; its logits never do."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, cast
@@ -26,7 +26,10 @@ _REMEDY = {
     "teacher.logits": "give a teacher that returns class logits, or leave the term out",
     "labels": f"give rows['labels'] ({NO_LABEL} where an example has none), or leave the term out",
 }
-_REMEDY_FOR_FEATURES = "give a model with such a layer; a teacher must be able to show its layers, which kept answers cannot, or leave the term out"
+_REMEDY_FOR_FEATURES = (
+    "give a model that has such a layer, and a teacher that shows its layers (a module; kept answers only where the "
+    "features were kept too), or leave the term out"
+)
 
 
 class _Algebra(ABC):
@@ -165,10 +168,15 @@ class Objective(_Algebra):
 
     @classmethod
     def of(cls, parts: Iterable[tuple[Schedule, Term]]) -> Objective:
-        """The objective of weighted terms; a name that comes again gets a number."""
+        """The objective of weighted terms; a name that comes again gets a number.
+
+        Raises:
+            ObjectiveError: a term of the user's own without ``name`` or ``needs``, or a weight that is no weight.
+        """
         seen: dict[str, int] = {}
         components: list[Component] = []
         for weight, term in parts:
+            _check_declared(term)
             seen[term.name] = seen.get(term.name, 0) + 1
             name = term.name if seen[term.name] == 1 else f"{term.name}_{seen[term.name]}"
             components.append(Component(name, weight, term))
@@ -275,6 +283,17 @@ class Objective(_Algebra):
     def describe(self) -> list[dict[str, Any]]:
         """The list of a config's ``objective:``, plain JSON values."""
         return [component.term.describe() | {"weight": component.weight.describe()} for component in self.components]
+
+
+def _check_declared(term: Any) -> None:
+    expected = {"name": (str, 'a word such as "mine"'), "needs": (Set, 'a set such as frozenset({"student.logits"})')}
+    for attribute, (kind, words) in expected.items():
+        found = getattr(term, attribute, None)
+        if not isinstance(found, kind):
+            raise ObjectiveError(
+                f"the term {type(term).__name__} has {attribute} = {found!r}, expected {words}: without it the term would not be given "
+                f"what it reads, or have no place in the log; set {attribute} in the class"
+            )
 
 
 def _total(sums: list[Tensor], sums_K: Tensor, weights: tuple[float, ...], counts_K: Tensor) -> Tensor:
