@@ -69,6 +69,7 @@ _NO_NUMBERS = frozenset(
         "logging_dir",
         "output_dir",
         "run_name",
+        "use_cpu",
     }
 )
 #: Arguments that may differ within a stack.
