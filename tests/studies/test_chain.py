@@ -369,7 +369,12 @@ def test_mistakes_are_named_where_they_are_made(make: Callable[[], Any], said: s
         (
             {"objective": KL() + Hint("0", "0"), "student": small, "teacher": hidden(8)},
             Assistant("mid", student, objective=KL()),
-            "taught by the assistant 'mid': .*each assistant an objective of its own",
+            "taught by 'mid': .*give each assistant an objective of its own",
+        ),
+        (
+            {"student": small, "teacher": hidden(8)},
+            Assistant("mid", big, objective=KL() + Hint("0", "9")),
+            "assistant 'mid': taught by 'first': .*'9'",
         ),
         (
             {"splits": without_labels(splits()), "objective": KL()},

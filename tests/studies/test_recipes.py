@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from company import Watch, loaded, right, same, weights
+from company import Watch, hidden, loaded, right, same, weights
 from tiny import (
     CLASSES,
     TRAINING,
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tutelage import KL, CrossEntropy, TransferSet
 from tutelage.data import GaussianNoise, Splits
 from tutelage.errors import CheckpointError, ConfigError, TutelageError
-from tutelage.objectives import DIST, LogitMSE, Term, as_objective
+from tutelage.objectives import DIST, Hint, LogitMSE, Term, as_objective
 from tutelage.signals import Logits, Signals, feature_need
 from tutelage.studies import BornAgain, Mutual, Study, open_run
 from tutelage.studies.arm import build_seeded
@@ -319,6 +319,15 @@ def test_mistakes_are_named_where_they_are_made(make: Any, said: str) -> None:
     [
         (BornAgain(objective=CrossEntropy()), {}, "the objective of born_again listens to no teacher"),
         (BornAgain(), {"objective": CrossEntropy()}, "the objective of born_again listens to no teacher"),
+        (
+            BornAgain(),
+            {
+                "objective": KL() + Hint("0", "4"),
+                "student": lambda: hidden(4),
+                "teacher": nn.Sequential(*hidden(8), nn.ReLU(), nn.Identity()),
+            },
+            "the objective of the arm 'own': .*'4'",
+        ),
         (Mutual(CrossEntropy()), {}, "the objective of mutual listens to no peer"),
         (
             BornAgain(),

@@ -17,19 +17,17 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tutelage.data import TransferSet
-from tutelage.errors import ConfigError, ModelError, TutelageError
+from tutelage.data import Splits, TransferSet
+from tutelage.errors import ConfigError, TutelageError
 from tutelage.evaluation import classification_metrics
-from tutelage.models import check_layers
 from tutelage.models.saving import load_student
 from tutelage.objectives import Objective, Term, as_objective
-from tutelage.signals import layers_needed
 from tutelage.studies.arm import ArmRun, build_seeded, predict
 from tutelage.studies.gates import JUDGED
-from tutelage.studies.preflight import check_classes, check_labels, check_student, check_training
+from tutelage.studies.preflight import check_classes, check_features, check_labels, check_student, check_training
 from tutelage.studies.setting import Setting, held_out_identity
 from tutelage.studies.teaching import Heard, listens
-from tutelage.teachers import ModuleTeacher
+from tutelage.teachers import ModuleTeacher, Teacher
 
 #: The arm of the student that the teacher teaches itself, where a chain leads to the judged one.
 DIRECT = "direct"
@@ -219,8 +217,17 @@ class Walked:
         return self.links[-1].heard
 
 
-def check_chain(chain: Chain, setting: Setting, student: nn.Module, objective: Objective) -> None:
+def check_chain(
+    chain: Chain, setting: Setting, student: nn.Module, teacher: nn.Module | Teacher, objective: Objective
+) -> None:
     """Find out before anything is trained that every link can be made.
+
+    Args:
+        chain: the chain.
+        setting: what all trainings share.
+        student: a fresh one.
+        teacher: it, or what it will be.
+        objective: the student's.
 
     Raises:
         ConfigError: what does not fit, with the assistant's name.
@@ -233,7 +240,7 @@ def check_chain(chain: Chain, setting: Setting, student: nn.Module, objective: O
     objectives = chain.objectives(objective)
     check_labels({f"assistant {name}": each for name, each in objectives.items()}, setting.splits.train)
     splits = replace(setting.splits, train=as_student_sees(setting.splits.train))
-    earlier: dict[str, nn.Module] = {}
+    earlier: dict[str, nn.Module | Teacher] = {"teacher": teacher}
     for assistant in chain.assistants:
         try:
             own = objectives[assistant.name]
@@ -245,23 +252,34 @@ def check_chain(chain: Chain, setting: Setting, student: nn.Module, objective: O
             made = check_student(assistant.model, assistant.seed)
             check_classes(student, made, splits, splits.train.class_names)
             check_training(_budget(assistant, setting), "training", made, own, splits.train, splits.validation)
-            _check_shown(chain, earlier, own)
+            _check_shown(chain, earlier, made, own, setting.splits)
         except TutelageError as error:
             raise type(error)(f"assistant {assistant.name!r}: {error}") from error
         earlier[assistant.name] = made
-    _check_shown(chain, earlier, objective)
+    assistants = {name: module for name, module in earlier.items() if name != "teacher"}
+    _check_shown(chain, assistants, student, objective, setting.splits)
 
 
-def _check_shown(chain: Chain, earlier: Mapping[str, nn.Module], objective: Objective) -> None:
-    """Find out that whoever may teach by this objective has the layers that it reads."""
-    teachers = list(earlier.items()) if chain.path == "best" else list(earlier.items())[-1:]
-    for name, module in teachers:
+def _check_shown(
+    chain: Chain, earlier: Mapping[str, nn.Module | Teacher], pupil: nn.Module, objective: Objective, splits: Splits
+) -> None:
+    """Find out that whoever may teach this one by this objective has the layers that it reads.
+
+    Args:
+        chain: the chain.
+        earlier: the teacher and the assistants before this one.
+        pupil: a fresh one.
+        objective: what it minimises.
+        splits: the data; the assistants see what their pupils see.
+    """
+    for name, module in list(earlier.items()) if chain.path == "best" else list(earlier.items())[-1:]:
+        shown = splits if name == "teacher" else replace(splits, train=as_student_sees(splits.train))
         try:
-            check_layers(module, layers_needed(objective.needs, "teacher"))
-        except ModelError as error:
-            raise ModelError(
-                f"taught by the assistant {name!r}: {error}; terms on layers need names that both ends of each link have: give each "
-                "assistant an objective of its own, or leave those terms out"
+            check_features({JUDGED: objective}, pupil, module, shown)
+        except TutelageError as error:
+            raise type(error)(
+                f"taught by {name!r}: {error}; terms on layers need names that both ends of a link have: give each assistant an "
+                "objective of its own, or leave those terms out"
             ) from error
 
 

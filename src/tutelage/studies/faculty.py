@@ -147,7 +147,7 @@ def check_teacher(
         _check_members(teacher, recipe)
         # a mixture has no features, whoever its members are
         featured = {arm: each for arm, each in objectives.items() if layers_needed(each.needs, "teacher")}
-        check_features(featured, student, EnsembleTeacher([nn.Identity() for _ in teacher]), splits)
+        check_features(featured, student, seen_beforehand(teacher, recipe), splits)
         for name, member in _named(teacher):
             try:
                 _check_one(member.model, member.training, "training", student, splits, {})
@@ -155,6 +155,15 @@ def check_teacher(
                 raise type(error)(f"{name} of the ensemble: {error}") from error
     else:
         _check_one(teacher, recipe, "teacher.training", student, splits, objectives)
+
+
+def seen_beforehand(teacher: GivenTeacher, recipe: TeacherTraining | None) -> nn.Module | Teacher:
+    """The teacher as far as it can be looked at before it is trained: a fresh module, the given teacher, or a stand-in for an
+    ensemble, which has no layers to show whoever its members are.
+    """
+    if isinstance(teacher, Sequence):
+        return EnsembleTeacher([nn.Identity() for _ in teacher])
+    return _fresh(teacher, recipe) if recipe is not None else given_teacher(teacher)
 
 
 def ready_faculty(teacher: GivenTeacher, recipe: TeacherTraining | None, setting: Setting) -> Faculty:

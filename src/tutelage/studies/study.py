@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,7 @@ from tutelage.files import write_atomically
 from tutelage.models import ModelSource
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
-from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, check_chain, walk
+from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, as_student_sees, check_chain, walk
 from tutelage.studies.faculty import (
     Faculty,
     GivenTeacher,
@@ -33,10 +33,11 @@ from tutelage.studies.faculty import (
     describe_members,
     load_faculty,
     ready_faculty,
+    seen_beforehand,
 )
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.ledger import EXPORTS
-from tutelage.studies.preflight import check_folder, check_labels, check_student, check_training
+from tutelage.studies.preflight import check_features, check_folder, check_labels, check_student, check_training
 from tutelage.studies.recipes import Outcome, Recipe
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
@@ -272,7 +273,11 @@ class Study:
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
         if self.chain is not None:
-            check_chain(self.chain, self._setting(folder, None), student, objectives[JUDGED])
+            teacher = seen_beforehand(self.teacher, self.teacher_training)
+            check_chain(self.chain, self._setting(folder, None), student, teacher, objectives[JUDGED])
+        # those who are taught by their own kind
+        kin = {arm: objective for arm, objective in objectives.items() if arm in self.recipes}
+        check_features(kin, student, student, replace(self.splits, train=as_student_sees(self.splits.train)))
         check_folder(folder)
 
     def _run_arms(self, setting: Setting, heard: Heard, walked: Walked | None) -> dict[str, Outcome]:
