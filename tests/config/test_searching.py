@@ -11,8 +11,8 @@ import pytest
 from tutelage.config.reading import check_config
 from tutelage.config.searching import build_search, set_key
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.studies.sweeping_search import Search
-from tutelage.studies.sweeping_space import Choices, Range
+from tutelage.studies.sweeping.search import Search
+from tutelage.studies.sweeping.space import Choices, Range
 
 MODELS = """\
 from torch import nn

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from tutelage.studies.sweeping import run_sweep
-from tutelage.studies.sweeping_search import Search
-from tutelage.studies.sweeping_space import Choices
+from tutelage.studies.sweeping.search import Search
+from tutelage.studies.sweeping.space import Choices
 
 STEP_SECONDS = 0.02
 TEMPERATURES = (1.0, 2.0, 4.0)

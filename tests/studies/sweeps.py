@@ -9,9 +9,9 @@ from typing import Any
 from tiny import TRAINING, study
 
 from tutelage import KL, CrossEntropy, Study
-from tutelage.studies.sweeping_search import Search
-from tutelage.studies.sweeping_space import Choices, Params, Range
-from tutelage.studies.sweeping_trials import Candidate
+from tutelage.studies.sweeping.search import Search
+from tutelage.studies.sweeping.space import Choices, Params, Range
+from tutelage.studies.sweeping.trials import Candidate
 
 QUICK = {**TRAINING, "num_train_epochs": 1, "eval_strategy": "no", "save_strategy": "no"}
 

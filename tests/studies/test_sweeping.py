@@ -22,12 +22,12 @@ from tutelage import KL, TransferSet
 from tutelage.errors import ConfigError, MissingExtraError, TutelageError
 from tutelage.evaluation import crossed_interval
 from tutelage.models.saving import load_student
-from tutelage.studies import sweeping_work
 from tutelage.studies.arm import predict
 from tutelage.studies.sweeping import run_sweep
-from tutelage.studies.sweeping_board import Board, Trial, hold
-from tutelage.studies.sweeping_record import importance
-from tutelage.studies.sweeping_space import Choices, Range, suggest
+from tutelage.studies.sweeping import work as sweeping_work
+from tutelage.studies.sweeping.board import Board, Trial, hold
+from tutelage.studies.sweeping.record import importance
+from tutelage.studies.sweeping.space import Choices, Range, suggest
 
 
 def entry(number: int, params: dict[str, Any], accuracy: float, nll: float = 1.0) -> Trial:
@@ -38,7 +38,7 @@ def entry(number: int, params: dict[str, Any], accuracy: float, nll: float = 1.0
 @pytest.fixture
 def no_winner(monkeypatch: pytest.MonkeyPatch) -> None:
     """The winner's run is judged elsewhere, and takes longer than the trials."""
-    monkeypatch.setattr("tutelage.studies.sweeping._run_winner", lambda *_: None)
+    monkeypatch.setattr("tutelage.studies.sweeping.sweep._run_winner", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_the_test_split_is_met_by_the_winner_alone(tmp_path: Path, monkeypatch: 
         return batch(self, rows, epoch)
 
     monkeypatch.setattr(TransferSet, "batch", spy)
-    monkeypatch.setattr("tutelage.studies.sweeping._run_winner", lambda *_: asked.append("winner"))
+    monkeypatch.setattr("tutelage.studies.sweeping.sweep._run_winner", lambda *_: asked.append("winner"))
     run_sweep(search({"weight": GRID["weight"]}, make=Make(base(splits=whole)), seeds=(0,)), tmp_path)
     assert asked == ["winner"]
 
@@ -337,7 +337,7 @@ def test_a_round_that_was_cut_off_is_filled_up_as_it_would_have_been(
         known.append(len(waiting))
         return suggest(space, settled, waiting, *rest)
 
-    monkeypatch.setattr("tutelage.studies.sweeping_search.suggest", spying)
+    monkeypatch.setattr("tutelage.studies.sweeping.search.suggest", spying)
     asked.top_up(boards[1])
     assert known == [2, 3], "points of one batch avoid those of it that were suggested before the cut"
     told = [[(trial.number, trial.params, trial.state) for trial in board.trials()] for board in boards]
@@ -355,9 +355,9 @@ def test_a_trial_of_a_silent_machine_is_taken_up_and_of_a_living_one_is_not(
     board = Board(f"sqlite:///{tmp_path / 'study.db'}", asked.name, asked.space, asked.direction)
     asked.top_up(board)
     here = sweeping_work.this_worker()
-    monkeypatch.setattr("tutelage.studies.sweeping_board.this_worker", lambda: {"host": "elsewhere", "pid": 1})
+    monkeypatch.setattr("tutelage.studies.sweeping.board.this_worker", lambda: {"host": "elsewhere", "pid": 1})
     board.take(board.trials()[0])
-    monkeypatch.setattr("tutelage.studies.sweeping_board.this_worker", lambda: here)
+    monkeypatch.setattr("tutelage.studies.sweeping.board.this_worker", lambda: here)
     board.note(sweeping_work.SCRATCH, {})
     take = sweeping_work._take
     assert take(asked, board, tmp_path, 1) == []
@@ -371,7 +371,7 @@ def test_a_trial_of_a_silent_machine_is_taken_up_and_of_a_living_one_is_not(
 
 def test_heartbeats_reach_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat that never beats makes every worker on another machine look dead after two minutes."""
-    monkeypatch.setattr("tutelage.studies.sweeping_board.HEARTBEAT", 0.05)
+    monkeypatch.setattr("tutelage.studies.sweeping.board.HEARTBEAT", 0.05)
     asked = search({"temperature": Choices((1.0,))})
     board = Board(f"sqlite:///{tmp_path / 'study.db'}", asked.name, asked.space, asked.direction)
     asked.top_up(board)

@@ -72,7 +72,7 @@ def written(folder: Path) -> dict[str, float]:
 def test_a_killed_worker_and_a_killed_supervisor_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one process a sweep that was cut off leaves its locks and open transactions behind; a killed one leaves nobody to
     answer for its trials. Nothing of either may be trained twice, be missing, or differ in the end."""
-    monkeypatch.setattr("tutelage.studies.sweeping._run_winner", lambda *_: None)
+    monkeypatch.setattr("tutelage.studies.sweeping.sweep._run_winner", lambda *_: None)
     monkeypatch.setattr("sweep_run.STEP_SECONDS", 0.0)
     folder = tmp_path / "killed"
     with started(folder, workers=2) as sweep:

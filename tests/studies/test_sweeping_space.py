@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tutelage.errors import ConfigError
-from tutelage.studies.sweeping_space import (
+from tutelage.studies.sweeping.space import (
     Choices,
     Range,
     canonical,

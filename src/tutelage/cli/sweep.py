@@ -147,7 +147,7 @@ def _span(interval: list[float | None]) -> str:
 
 
 def _value(value: Any) -> str:
-    from tutelage.studies.sweeping_space import canonical
+    from tutelage.studies.sweeping.space import canonical
 
     text = value if isinstance(value, str) else canonical(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

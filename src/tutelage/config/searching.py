@@ -17,9 +17,9 @@ from tutelage.config.schema import SearchSection, StudyConfig, TieSection
 from tutelage.errors import ConfigError
 from tutelage.objectives import objective_from_config
 from tutelage.studies import Study
-from tutelage.studies.sweeping_search import Search
-from tutelage.studies.sweeping_space import Choices, Params, Range, Space, canonical
-from tutelage.studies.sweeping_trials import Candidate
+from tutelage.studies.sweeping.search import Search
+from tutelage.studies.sweeping.space import Choices, Params, Range, Space, canonical
+from tutelage.studies.sweeping.trials import Candidate
 
 Json = dict[str, Any]
 

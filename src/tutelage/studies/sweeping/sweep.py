@@ -20,13 +20,13 @@ from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.preflight import check_folder
 from tutelage.studies.study import RESULT
-from tutelage.studies.sweeping_board import DATABASE, Board, Trial
-from tutelage.studies.sweeping_processes import run_workers
-from tutelage.studies.sweeping_record import sweep_record
-from tutelage.studies.sweeping_search import Search, said
-from tutelage.studies.sweeping_space import canonical, import_optuna, probes_of, short_hash
-from tutelage.studies.sweeping_trials import Teachers
-from tutelage.studies.sweeping_work import gate, wants_scratch, work
+from tutelage.studies.sweeping.board import DATABASE, Board, Trial
+from tutelage.studies.sweeping.processes import run_workers
+from tutelage.studies.sweeping.record import sweep_record
+from tutelage.studies.sweeping.search import Search, said
+from tutelage.studies.sweeping.space import canonical, import_optuna, probes_of, short_hash
+from tutelage.studies.sweeping.trials import Teachers
+from tutelage.studies.sweeping.work import gate, wants_scratch, work
 
 Json = dict[str, Any]
 
