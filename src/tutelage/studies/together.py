@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Bytes that a stack's weights, gradients and moments may take; more students than that are split over several stacks.
 MEMORY = 1 << 30
-_COPIES = 5  # weights, gradients, two moments, and what AdamW and a checkpoint hold for a moment
-_FLOAT = 4
+#: Weights, gradients, two moments, and what a step or a checkpoint holds for a while, as float32.
+BYTES_A_PARAMETER = 5 * 4
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _parts(
     """As many stacks as memory asks for, of equal sizes."""
     model = members[0][1].model
     assert isinstance(model, nn.Module)
-    most = max(1, MEMORY // (_COPIES * _FLOAT * count_parameters(model)))
+    most = max(1, MEMORY // (BYTES_A_PARAMETER * count_parameters(model)))
     count = -(-len(members) // most)
     bounds = [len(members) * part // count for part in range(count + 1)]
     return [members[a:b] for a, b in itertools.pairwise(bounds)]
