@@ -369,6 +369,35 @@ def test_a_trial_of_a_silent_machine_is_taken_up_and_of_a_living_one_is_not(
     board.close()
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_trial_settled_while_another_worker_reaches_for_it_is_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    """Between a look at the board and the lock a trial may end: taken all the same, it would end the whole sweep."""
+    asked = search({"temperature": Choices((1.0,))})
+    board = Board(f"sqlite:///{tmp_path / 'study.db'}", asked.name, asked.space, asked.direction)
+    asked.top_up(board)
+    board.note(sweeping_work.SCRATCH, {})
+    (job,) = sweeping_work._take(asked, board, tmp_path, 1)
+    assert job.trial is not None
+    trial = job.trial
+
+    def settle_first(path: Path) -> object:
+        if failed:
+            board.fail(trial, "it diverged", again=False)
+        else:
+            board.complete(trial, 0.5, {"mean": {}, "seeds": [], "ci95": {}})
+        job.lock.release()
+        return hold(path)
+
+    monkeypatch.setattr(sweeping_work, "hold", settle_first)
+    assert sweeping_work._take(asked, board, tmp_path, 1) == []
+    free = hold(tmp_path / asked.make(trial.params).folder)
+    assert free is not None, "what is not taken is let go of"
+    free.release()
+    board.close()
+
+
 def test_heartbeats_reach_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat that never beats makes every worker on another machine look dead after two minutes."""
     monkeypatch.setattr("tutelage.studies.sweeping.board.HEARTBEAT", 0.05)

@@ -88,6 +88,7 @@ def _take(search: Search, board: Board, folder: Path, workers: int) -> list[_Job
         if trial.state == "waiting" or (trial.state == "running" and _forsaken(trial, board)):
             lock = hold(folder / search.make(trial.params).folder)
             held += [(trial, lock)] if lock is not None else []
+    held = _still_open(held, board)
     share = math.ceil(len(held) / workers)
     # what one worker left was perhaps trained as one stack, and goes on as one
     left_by = [trial.worker for trial, _ in held[:share] if trial.worker is not None]
@@ -102,6 +103,15 @@ def _take(search: Search, board: Board, folder: Path, workers: int) -> list[_Job
         lock = hold(folder / SCRATCH)
         jobs += [_Job(None, lock)] if lock is not None else []
     return jobs
+
+
+def _still_open(held: Sequence[tuple[Trial, FileLock]], board: Board) -> list[tuple[Trial, FileLock]]:
+    """Of the trials whose locks were had, those that nobody has settled: a worker settles one before it lets go of the lock."""
+    now = {trial.id: trial for trial in board.trials()} if held else {}
+    for trial, lock in held:
+        if now[trial.id].settled:
+            lock.release()
+    return [(now[trial.id], lock) for trial, lock in held if not now[trial.id].settled]
 
 
 def _forsaken(trial: Trial, board: Board) -> bool:
