@@ -92,7 +92,9 @@ def _shown(value: Any) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    return part in ("int", "str", "float") or part.startswith(("list[", "dict[", "constrained-", "function-"))
+    return part in ("int", "str", "float", "bool") or part.startswith(
+        ("list[", "dict[", "literal[", "constrained-", "function-")
+    )
 
 
 def _keys_at(location: Sequence[int | str]) -> list[str]:
