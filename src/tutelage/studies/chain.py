@@ -8,7 +8,6 @@ walked as well, with the student's same budget.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -203,7 +202,7 @@ class Walked:
         links: its assistants, from the teacher on.
         how: the chain's ``path``.
         candidates: every road that was tried, where there was a choice.
-        search_seconds: spent on roads that were not taken.
+        search_seconds: spent on choosing: on assistants of roads that were not taken, and on every trial student.
     """
 
     links: Sequence[Link]
@@ -287,8 +286,9 @@ def walk(chain: Chain, setting: Setting, teacher: Heard, objective: Objective) -
     """Train the assistants that are not trained yet, and choose the road where there is a choice.
 
     A road's beginning is shared with every other that begins alike. With a choice, what decides is the accuracy on the
-    validation split of one student of the study's first seed; then its NLL; then the shorter road. The direct road is no choice:
-    it is walked in any case, as the arm that shows on the test split whether the chosen detour paid.
+    validation split of one student of the study's first seed; then its NLL; then the shorter road. Assistants and these trial
+    students never meet the test split while they may still be chosen; the judged arm trains all its seeds anew. The direct road is no
+    choice: it is walked in any case, as the arm that shows on the test split whether the chosen detour paid.
     """
     taught: dict[tuple[str, ...], Link] = {}
     objectives = chain.objectives(objective)
@@ -298,7 +298,12 @@ def walk(chain: Chain, setting: Setting, teacher: Heard, objective: Objective) -
     seed = setting.seeds[0]
     plans = [
         setting.plan(
-            f"{JUDGED} by way of {' → '.join(_names(links))}", seed, _trial(setting, links), objective, links[-1].heard
+            f"{JUDGED} by way of {' → '.join(_names(links))}",
+            seed,
+            _trial(setting, links),
+            objective,
+            links[-1].heard,
+            test=setting.splits.validation,
         )
         for links in roads
     ]
@@ -307,10 +312,9 @@ def walk(chain: Chain, setting: Setting, teacher: Heard, objective: Objective) -
         for links, run in zip(roads, setting.run(plans), strict=True)
     ]
     best = min(candidates, key=lambda tried: (-tried.metrics["accuracy"], tried.metrics["nll"], len(tried.links)))
-    _settle(best.student.folder, setting.folder / JUDGED / f"seed-{seed}")
     on_the_way = {id(link) for link in best.links}
     others = sum(link.run.seconds for link in taught.values() if id(link) not in on_the_way)
-    others += sum(tried.student.seconds for tried in candidates if tried is not best)
+    others += sum(tried.student.seconds for tried in candidates)
     return Walked(best.links, chain.path, candidates, others)
 
 
@@ -362,6 +366,7 @@ def _teach(
         heard,
         build=assistant.model,
         training=_budget(assistant, setting),
+        test=setting.splits.validation,
         processing=None,
         fingerprint={**facts, **held_out_identity(setting.splits), "teacher": heard.identity},
     )
@@ -382,14 +387,3 @@ def _names(links: Sequence[Link]) -> list[str]:
 
 def _trial(setting: Setting, links: Sequence[Link]) -> Path:
     return setting.folder / CANDIDATES / ".".join(_names(links)) / f"seed-{setting.seeds[0]}"
-
-
-def _settle(trial: Path, judged: Path) -> None:
-    """The chosen road's trial student is the judged arm's of that seed: the same training, which need not be done twice."""
-    if judged.exists():
-        return
-    judged.parent.mkdir(parents=True, exist_ok=True)
-    aside = judged.with_name(f".{judged.name}-being-copied")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(trial, aside)
-    aside.rename(judged)

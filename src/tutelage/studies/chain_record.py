@@ -29,7 +29,10 @@ _ONE_EACH = (
     "Each assistant was trained once, with a seed of its own: the interval speaks of students of this assistant, not of another training "
     "of it."
 )
-_CHOSEN = "The road was chosen by the validation accuracy of one student, that of the first seed, which is among those that are judged."
+_CHOSEN = (
+    "The road was chosen by the validation accuracy of one trial student with the first seed; the judged student of that seed is trained "
+    "the same way again."
+)
 
 
 def chain_record(
@@ -81,7 +84,6 @@ def _teacher_link(setting: Setting, faculty: Faculty, record: Mapping[str, Any])
 
 def _assistant_link(link: Link, setting: Setting) -> Json:
     first = setting.splits.test.for_evaluation().batch(torch.arange(1))["student"]
-    labels = setting.splits.test.known_labels.numpy()
     with on_cpu(link.module.eval()) as module:
         flops = count_flops(module, first)
     return {
@@ -93,7 +95,7 @@ def _assistant_link(link: Link, setting: Setting) -> Json:
         "steps": link.run.steps,
         "seed": link.run.seed,
         "validation": metrics_on(link.module, setting.splits.validation),
-        "test": classification_metrics(link.run.test_logits, labels),
+        "test": metrics_on(link.module, setting.splits.test),
     }
 
 
@@ -159,7 +161,7 @@ def _whether_it_paid(row: Mapping[str, Any], extra: float, search: float) -> tup
     low, high = row["ci95"]
     points = 100 * row["difference"]
     moved = f"{abs(points):.1f} points of accuracy {'below' if points < 0 else 'above'} the direct road"
-    searched = f", {_duration(search)} of it for roads that were not taken" if search > 0 else ""
+    searched = f", {_duration(search)} of it for choosing the road" if search > 0 else ""
     said = f"By way of the assistants the student is {moved}, for {_duration(extra)} of training more{searched}"
     if row["seeds"] < 2:
         return None, f"{said}; one seed cannot tell luck in training from merit: run at least 2 seeds, better 5."

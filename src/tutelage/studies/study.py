@@ -128,6 +128,11 @@ class Study:
                 raise ConfigError(
                     f"an extra arm is called {name!r}: it names a folder too, so use letters, digits, '_' and '-' alone"
                 )
+        if self.chain is not None and self.together is True:
+            raise ConfigError(
+                "together is True with a chain: what each link costs is compared, and a student's share of a stack is not what it takes "
+                "alone; leave it to None (in a config: auto), which trains a chain's students one by one"
+            )
         if not self.seed_list or len(set(self.seed_list)) < len(self.seed_list):
             raise ConfigError(f"seeds are {self.seeds}: expected a number of at least 1, or different seeds")
         if not all(0 <= seed < 2**32 for seed in self.seed_list):
@@ -251,7 +256,8 @@ class Study:
             progress=progress if progress is not None else Silent(),
             fingerprint=self.fingerprint,
             processing=self.processing,
-            together=self.together,
+            # what a chain's links cost is compared, and a share of a stack is not what a student alone would take
+            together=False if self.chain is not None else self.together,
         )
 
     def _ready_faculty(self, setting: Setting) -> Faculty:

