@@ -127,14 +127,14 @@ RECIPE = TeacherTraining(splits().train, TRAINING)
     [
         (
             {"objective": KL() + Hint("block.0", "1")},
-            "the arm 'kd': Sequential has no layer 'block.0'; the nearest are 0",
+            "the arm 'kd': .*Sequential has no layer 'block.0'; the nearest are 0",
         ),
-        ({"objective": KL() + Hint("0", "9")}, "the arm 'kd': Sequential has no layer '9'; there are 0, 1, 2"),
+        ({"objective": KL() + Hint("0", "9")}, "the arm 'kd': .*Sequential has no layer '9'; there are 0, 1, 2"),
         (
             {"teacher": teacher, "teacher_training": RECIPE, "objective": KL() + Hint("0", "9")},
-            "the arm 'kd': Sequential has no layer '9'",
+            "the arm 'kd': .*Sequential has no layer '9'",
         ),
-        ({"extra_arms": {"other": KL() + Hint("3", "1")}}, "the arm 'other': Sequential has no layer '3'"),
+        ({"extra_arms": {"other": KL() + Hint("3", "1")}}, "the arm 'other': .*Sequential has no layer '3'"),
         (
             {
                 "teacher": Tokens,
@@ -146,15 +146,15 @@ RECIPE = TeacherTraining(splits().train, TRAINING)
         ),
         (
             {"teacher": EnsembleTeacher([teacher(), teacher()])},
-            "the arm 'kd': the layers '1' are asked of an ensemble of 2",
+            "the arm 'kd': .*the layers '1' are asked of an ensemble of 2",
         ),
         (
             {"teacher": [Member(teacher, RECIPE), Member(teacher, RECIPE)]},
-            "the arm 'kd': the layers '1' are asked of an ensemble of 2",
+            "the arm 'kd': .*the layers '1' are asked of an ensemble of 2",
         ),
         (
             {"teacher": "memory"},
-            "the arm 'kd': the features of '1' are not among the teacher's kept answers",
+            "the arm 'kd': .*the features of '1' are not among the teacher's kept answers",
         ),
     ],
 )

@@ -83,6 +83,15 @@ def test_kept_features_are_the_live_ones_in_any_order(batch_size):
         kept.with_features(["1", "4"])
 
 
+def test_features_are_joined_by_id():
+    """Given in another order than the ids', they would be those of other examples."""
+    kept = MemoryTeacher(
+        torch.tensor([7, 3, 5]), torch.zeros(3, 2), features={"a": torch.tensor([[7.0], [3.0], [5.0]])}
+    )
+    batch = {"ids": torch.tensor([5, 7, 3, 5]), "labels": torch.zeros(4), "student": None}
+    assert kept.signals(batch).features["a"].flatten().tolist() == [5.0, 7.0, 3.0, 5.0]
+
+
 def test_the_digest_covers_the_features():
     """A run would go on with other features under the same name."""
     ids, logits, values = torch.arange(4), torch.zeros(4, 3), torch.ones(4, 2)

@@ -64,7 +64,12 @@ class MemoryTeacher:
                 raise TeacherError(
                     f"{len(ids)} ids for features of {layer!r} of shape {tuple(values.shape)}: expected one row for each id"
                 )
-        self._features = {layer: values.detach()[order.to(values.device)] for layer, values in (features or {}).items()}
+        # as they are where they are in order already: they may be most of the memory there is
+        sorted_already = torch.equal(order, torch.arange(len(ids), device=order.device))
+        self._features = {
+            layer: values.detach() if sorted_already else values.detach()[order.to(values.device)]
+            for layer, values in (features or {}).items()
+        }
 
     @classmethod
     def of(
@@ -100,23 +105,28 @@ class MemoryTeacher:
             if reason is not None:
                 raise TeacherError(reason)
             teacher = _showing(teacher, layers)
-        shown: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        _, first = _first_of_each(transfer_set.ids)
+        place = torch.full((len(transfer_set),), -1)
+        place[first] = torch.arange(len(first))
+        kept: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         weights: Tensor | None = None
         for start in range(0, len(transfer_set), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(transfer_set)))
             said = teacher.signals(transfer_set.batch(rows))
             scores = scores_in(said, teacher)
-            for layer, features in shown.items():
-                features.append(said.features[layer].cpu())
+            for layer in layers:
+                values = said.features[layer].cpu()
+                if layer not in kept:
+                    kept[layer] = values.new_empty(len(first), *values.shape[1:])
+                once = place[rows] >= 0
+                kept[layer][place[rows][once]] = values[once]
             if isinstance(scores, MixtureLogits):
                 weights = scores.weights
                 parts.append(scores.members.cpu())
             else:
                 parts.append(scores.at(1.0).cpu())
         logits = torch.cat(parts, dim=-2)
-        _, first = _first_of_each(transfer_set.ids)
-        kept = {layer: torch.cat(features)[first] for layer, features in shown.items()}
         return cls(transfer_set.ids[first], logits.index_select(logits.ndim - 2, first), weights, kept)
 
     def with_features(self, layers: Sequence[str]) -> MemoryTeacher:
