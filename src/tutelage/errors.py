@@ -31,6 +31,9 @@ class ObjectiveError(TutelageError, ValueError):
 class NonFiniteError(TutelageError, ArithmeticError):
     """A loss or a gradient is NaN or infinite; the step was not taken."""
 
+    #: The training that it happened to, by name, where several went on at once.
+    training: str | None = None
+
 
 class CheckpointError(TutelageError, RuntimeError):
     """A checkpoint is damaged, or belongs to another run."""

@@ -58,3 +58,9 @@ def test_an_unknown_class_is_an_error():
     """Nothing would be omitted, and the run be called "without 12"."""
     with pytest.raises(DataError, match="there is no class 12"):
         _study("data.omit=[12]")
+
+
+def test_a_class_and_noise_cannot_both_be_taken_away():
+    """A wrong label would hide an example of the omitted class among the others: a class "never seen" that was."""
+    with pytest.raises(ConfigError, match=r"data\.omit and data\.label_noise together"):
+        load_config(DIGITS / "config.yaml", ["data.omit=[3]", "data.label_noise=0.2"])

@@ -95,6 +95,28 @@ def test_what_decides_a_trial_and_what_its_teacher(tmp_path: Path) -> None:
     assert found.name != other.name
 
 
+def test_another_tie_or_another_models_py_is_another_search(tmp_path: Path) -> None:
+    """A full board of the old search would be reported as the new one's, and its winner be a configuration nobody tried."""
+    space = {"objective.0.weight": [0.5, 0.9]}
+    names = [built(tmp_path, space=space).name]
+    for kind in ("one_minus", "same_as"):
+        names.append(built(tmp_path, space=space, tie={"objective.1.weight": {kind: "objective.0.weight"}}).name)
+    raw = config(tmp_path, space=space)
+    folder = built(tmp_path, space=space).make({"objective.0.weight": 0.5}).folder
+    (tmp_path / "models.py").write_text(MODELS + "\n# edited\n")
+    edited = build_search(check_config(raw, "config.yaml"), tmp_path, "tutelage sweep")
+    names.append(edited.name)
+    assert len(set(names)) == 4
+    assert edited.make({"objective.0.weight": 0.5}).folder != folder
+
+
+def test_points_that_are_one_configuration_are_named(tmp_path: Path) -> None:
+    """Trained twice, one configuration would count as two draws of the best of many."""
+    found = built(tmp_path, space={"objective": [[{"term": "kl"}], [{"term": "kl", "weight": 1}]]})
+    with pytest.raises(ConfigError, match="are one configuration"):
+        found.check(tmp_path / "out")
+
+
 def test_a_search_travels_to_another_process_without_its_data(tmp_path: Path) -> None:
     """Each worker is sent the search: with the data and the teacher inside it would take minutes and gigabytes."""
     found = built(tmp_path, space={"objective.0.temperature": [1, 4]})

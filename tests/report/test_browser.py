@@ -12,7 +12,7 @@ from browser import Browser, find_browser
 from companies import COMPANIES
 from example import VARIANTS, shipped
 from shipments import SHIPMENTS
-from sweeps import SWEEPS
+from sweep_records import SWEEPS
 
 from tutelage.report import render_report, render_sweep
 

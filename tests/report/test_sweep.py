@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from parsed import Page
-from sweeps import SWEEPS, begun, factorial, grid, least, search, temperatures, torn
+from sweep_records import SWEEPS, begun, factorial, grid, least, search, temperatures, torn
 
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import render_sweep, write_sweep_page

@@ -22,12 +22,13 @@ from tutelage import KL, TransferSet
 from tutelage.errors import ConfigError, MissingExtraError, TutelageError
 from tutelage.evaluation import crossed_interval
 from tutelage.models.saving import load_student
-from tutelage.studies.arm import predict
+from tutelage.studies.arm import ArmPlan, ArmRun, predict
 from tutelage.studies.sweeping import run_sweep
 from tutelage.studies.sweeping import work as sweeping_work
 from tutelage.studies.sweeping.board import Board, Trial, hold
 from tutelage.studies.sweeping.record import importance
 from tutelage.studies.sweeping.space import Choices, Range, suggest
+from tutelage.studies.together import run_all
 
 
 def entry(number: int, params: dict[str, Any], accuracy: float, nll: float = 1.0) -> Trial:
@@ -204,6 +205,38 @@ def test_a_trial_that_diverges_is_told_and_not_tried_again(tmp_path: Path) -> No
     listening = Listening()
     run_sweep(search(space, seeds=(0,)), tmp_path, listening)
     assert listening.trained == []
+
+
+@pytest.mark.usefixtures("no_winner")
+def test_the_others_go_on_together_where_one_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of learning rates diverges at its end as a rule: one such trial must not cost the others their stack."""
+    asked: list[int] = []
+
+    def counting(plans: list[ArmPlan], *rest: Any) -> list[ArmRun]:
+        asked.append(len(plans))
+        return run_all(plans, *rest)
+
+    monkeypatch.setattr(sweeping_work, "run_all", counting)
+    result = run_sweep(search({"learning_rate": Choices((0.05, 1e38, 0.02))}, seeds=(0,)), tmp_path)
+    assert [trial["state"] for trial in result["trials"]] == ["complete", "failed", "complete"]
+    assert asked == [4, 3], "three trials and the line without a teacher, then the same without the one that diverged"
+
+
+@pytest.mark.usefixtures("no_winner")
+def test_a_line_that_failed_for_no_fault_of_its_own_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full memory once would leave every later page of the sweep without what its trials are held against."""
+    asked = search({"temperature": Choices((1.0,))}, make=Make(base(student=Fragile)), seeds=(0,))
+    monkeypatch.setattr(Fragile, "failing", True)
+    with pytest.raises(TutelageError):
+        run_sweep(asked, tmp_path)
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert (record["scratch"], "the disk of the moment" in record["scratch_error"]) == (None, True)
+    monkeypatch.setattr(Fragile, "failing", False)
+    result = run_sweep(asked, tmp_path)
+    assert result["scratch"]["mean"]["accuracy"] > 0
+    assert result["scratch_error"] is None
 
 
 @pytest.mark.usefixtures("no_winner")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.config.explaining import nearest
-from tutelage.config.schema import StudyConfig, TeacherSection
+from tutelage.config.schema import MemberSection, StudyConfig, TeacherSection
 from tutelage.config.training import check_training
 
 #: Arms that are more than a list of terms, with their options.
@@ -41,7 +41,7 @@ def _check_teacher(teacher: TeacherSection) -> list[str]:
         ]
         for number, member in enumerate(teacher.ensemble):
             problems += _check_trained(member.training, member.allow_masked_classes, f"teacher.ensemble.{number}")
-        return problems
+        return problems + _check_alike(teacher.ensemble, teacher.seed)
     if teacher.model is None:
         return [
             "the key 'teacher.model' is missing; write for example  model: {python: \"models.py:teacher\"}, or 'ensemble' with a list of "
@@ -53,6 +53,28 @@ def _check_teacher(teacher: TeacherSection) -> list[str]:
             "say how to train them, or list different ones under teacher.ensemble"
         ]
     return _check_trained(teacher.training, teacher.allow_masked_classes, "teacher")
+
+
+def _check_alike(members: Sequence[MemberSection], first_seed: int) -> list[str]:
+    """Members that would be one model twice, which mixing gains nothing by."""
+    known: dict[str, int] = {}
+    problems: list[str] = []
+    for number, member in enumerate(members):
+        seed = member_seed(member, number, first_seed) if member.training is not None else None
+        facts = repr([member.model.resolved(), member.training, seed])
+        if facts in known:
+            same = "model" if seed is None else f"model, training and seed ({seed})"
+            problems.append(
+                f"teacher.ensemble.{number} has the same {same} as teacher.ensemble.{known[facts]}: they would be one model counted twice; "
+                "give it another seed or model, or the one of the two a weight"
+            )
+        known.setdefault(facts, number)
+    return problems
+
+
+def member_seed(member: MemberSection, number: int, first_seed: int) -> int:
+    """The seed of an ensemble's member: its own, or the teacher's moved on by its number."""
+    return member.seed if member.seed is not None else (first_seed + number) % 2**32
 
 
 def _check_trained(training: Mapping[str, Any] | None, allow_masked_classes: bool, where: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.config.company import member_seed
 from tutelage.config.schema import AssistantSection, MemberSection, ModelSection, StudyConfig
 from tutelage.data import TransferSet
 from tutelage.errors import ConfigError, TutelageError
@@ -130,8 +131,7 @@ def _member(
     where: str | None = None,
 ) -> Member:
     where = where or f"teacher.ensemble.{number}"
-    # two of one model and one seed would be one model twice
-    seed = section.seed if section.seed is not None else (first_seed + number) % 2**32
+    seed = member_seed(section, number, first_seed)
     if section.training is None:
         given = _given(section.model, seed, section.allow_masked_classes, folder, f"{where}.model")
         return Member(given, weight=section.weight)

@@ -125,6 +125,11 @@ def check_source(data: DataSection) -> list[str]:
         return [
             f"unknown data source {data.source!r}{nearest(data.source, list(_SOURCE_KEYS))} (data.source is one of {known})"
         ]
+    if data.omit is not None and data.label_noise is not None:
+        return [
+            "data.omit and data.label_noise together: a wrong label would hide an example of the omitted class among the others, and the "
+            "student would have seen it; leave one of the two out"
+        ]
     others = sorted({key for keys in _SOURCE_KEYS.values() for key in keys} - set(own))
     return [
         f"data.{key} does nothing with the source {data.source!r}, which reads {', '.join(own) or 'none of its own'}: leave it out, "

@@ -114,13 +114,13 @@ class Sweep:
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """The complete ones, best first; then those that run; then those that failed."""
+        """The complete ones, best first (then by NLL and number, as the winner is chosen); those that run; those that failed."""
 
-        def order(trial: Trial) -> tuple[int, float]:
+        def order(trial: Trial) -> tuple[int, float, float]:
             value = trial.value(self.metric)
             if value is None:
-                return (2 if trial.state == "failed" else 1, 0.0)
-            return (0, -value if self.higher else value)
+                return (2 if trial.state == "failed" else 1, 0.0, 0.0)
+            return (0, -value if self.higher else value, trial.value("nll") or 0.0)
 
         return sorted((_trial(found) for found in records(self.record.get("trials"))), key=order)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,10 @@ def check_features(
         if not mine and not theirs:
             continue
         try:
-            check_layers(student, mine)
-            shown = showing(as_teacher(teacher), theirs)
+            with _of("student"):
+                check_layers(student, mine)
+            with _of("teacher"):
+                shown = showing(as_teacher(teacher), theirs)
             assert shown is not None
             train = splits.train.for_evaluation()
             batch: Any = train.batch(torch.arange(min(2, len(train))))
@@ -188,6 +191,14 @@ def check_features(
             objective.fitted(heard, said, seed=0)
         except TutelageError as error:
             raise type(error)(f"the objective of the arm {arm!r}: {error}") from error
+
+
+@contextmanager
+def _of(who: str) -> Generator[None]:
+    try:
+        yield
+    except TutelageError as error:
+        raise type(error)(f"the {who}: {error}") from error
 
 
 def _class_count(who: str, model: nn.Module, inputs: Any) -> int:

@@ -43,6 +43,7 @@ def sweep_record(search: Search, board: Board, head: Json) -> Json:
         },
         "trials": [_entry(trial) for trial in trials if trial.state != "waiting"],
         "scratch": line if line is not None and "error" not in line else None,
+        "scratch_error": line.get("error") if line is not None else None,
         "importance": importance(search, trials),
         "best": best.number if best is not None else None,
         "winner": None,

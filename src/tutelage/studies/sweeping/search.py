@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage.errors import ConfigError, TutelageError
+from tutelage.objectives import as_objective
 from tutelage.studies.sweeping.board import Board, Trial
 from tutelage.studies.sweeping.space import (
     Choices,
@@ -107,8 +108,9 @@ class Search:
         """What tells this search from another in one storage; that it goes on for more trials changes nothing."""
         space = {key: dimension.to_json() for key, dimension in self.space.items()}
         how = {} if is_grid(self.space) else {"batch": self.batch, "seed": self.seed}
-        decides = self.make({}).decides
-        identity = {"space": space, "seeds": list(self.seeds), "metric": self.metric, "base": decides, **how}
+        # every value of each key, with the others set as well: what follows other keys shows only there
+        made = [self.make(params).identity for _, params in probes_of(self.space)]
+        identity = {"space": space, "seeds": list(self.seeds), "metric": self.metric, "made": made, **how}
         return f"tutelage-{short_hash(identity)}"
 
     def value(self, record: Json) -> float:
@@ -170,11 +172,24 @@ class Search:
                     "others; vary what is learnt from (data.labelled), not how the data is split"
                 )
         if is_grid(self.space):
-            for params in points_of(self.space) or []:
-                try:
-                    self.make(params)
-                except TutelageError as error:
-                    raise type(error)(f"search.space, {said(params)}: {error}") from error
+            self._check_grid()
+
+    def _check_grid(self) -> None:
+        known: dict[str, Params] = {}
+        for params in points_of(self.space) or []:
+            try:
+                candidate = self.make(params)
+            except TutelageError as error:
+                raise type(error)(f"search.space, {said(params)}: {error}") from error
+            # as the terms understand it: 1 and 1.0, or a default that is said and one that is not
+            meant = as_objective(candidate.study.objective).describe()
+            same = short_hash({**candidate.identity, "decides": {**candidate.decides, "objective": meant}})
+            if same in known:
+                raise ConfigError(
+                    f"search.space: {said(known[same])} and {said(params)} are one configuration: it would be trained twice and count as "
+                    "two draws; leave one of the two values out"
+                )
+            known[same] = params
 
     def _checked(self, key: str | None, params: Params, folder: Path) -> Candidate:
         try:

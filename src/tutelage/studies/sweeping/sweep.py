@@ -25,7 +25,7 @@ from tutelage.studies.sweeping.processes import run_workers
 from tutelage.studies.sweeping.record import sweep_record
 from tutelage.studies.sweeping.search import Search, said
 from tutelage.studies.sweeping.space import canonical, import_optuna, probes_of, short_hash
-from tutelage.studies.sweeping.trials import Teachers
+from tutelage.studies.sweeping.trials import SCRATCH, Teachers
 from tutelage.studies.sweeping.work import gate, wants_scratch, work
 
 Json = dict[str, Any]
@@ -127,6 +127,8 @@ def _again(board: Board) -> None:
     for trial in board.trials():
         if trial.state == "failed" and trial.again:
             board.add(trial.number, trial.params)
+    if (board.noted(SCRATCH) or {}).get("again", False):
+        board.note(SCRATCH, None)
 
 
 def _tell_done(search: Search, board: Board, progress: Progress) -> None:

@@ -33,7 +33,7 @@ class Candidate:
 
     Args:
         study: its arm ``kd`` is the trial; the winner's is run whole.
-        decides: what decides the student's weights; the trial's folder is named by its hash.
+        decides: what decides the student's weights; the trial's folder is named by its hash and the study's fingerprint.
         taught_by: what decides the teacher; candidates that agree in it share one.
     """
 
@@ -42,9 +42,14 @@ class Candidate:
     taught_by: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
+    def identity(self) -> Json:
+        """What decides the student's weights, with the study's own fingerprint: the contents of the user's files among it."""
+        return {"decides": dict(self.decides), "fingerprint": dict(self.study.fingerprint)}
+
+    @property
     def folder(self) -> str:
         """Where its seeds lie in the sweep's folder."""
-        return f"{TRIALS}/{short_hash(self.decides)}"
+        return f"{TRIALS}/{short_hash(self.identity)}"
 
     @property
     def teacher_folder(self) -> str:

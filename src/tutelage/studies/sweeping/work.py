@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from tutelage.errors import CheckpointError, MissingExtraError, NonFiniteError
-from tutelage.studies.arm import ArmPlan, Progress
+from tutelage.studies.arm import ArmPlan, Progress, plan_name
 from tutelage.studies.sweeping.board import Board, Trial, hold, this_worker
 from tutelage.studies.sweeping.search import Search, said
 from tutelage.studies.sweeping.trials import SCRATCH, Teachers, all_done, record_of, scratch_plans, trial_plans
@@ -134,17 +134,37 @@ def _do(
         with board.signs_of_life([job.trial for job in jobs if job.trial is not None]):
             for job in jobs:
                 job.plans = _plans(job, search, folder, teachers, progress)
-            try:
-                run_all([plan for job in jobs for plan in job.plans], watch, search.make({}).study.together)
-            except Exception as error:
-                if watch.broken or isinstance(error, _OURS):
-                    raise
-                _one_by_one(jobs, error, watch)
+            _train(jobs, search, watch)
             watch.settle()
     finally:
         for job in jobs:
             job.lock.release()
     noted()
+
+
+def _train(jobs: Sequence[_Job], search: Search, watch: _Settling) -> None:
+    """Train what is not settled; a trial that diverges is left out, and the others go on together."""
+    open_jobs = list(jobs)
+    while open_jobs:
+        try:
+            run_all([plan for job in open_jobs for plan in job.plans], watch, search.make({}).study.together)
+            return
+        except Exception as error:
+            if watch.broken or isinstance(error, _OURS):
+                raise
+            open_jobs = [job for job in open_jobs if not job.settled]
+            diverged = _diverged(open_jobs, error)
+            if diverged is None:
+                _one_by_one(open_jobs, error, watch)
+                return
+            watch.failed(diverged, error)
+            open_jobs.remove(diverged)
+
+
+def _diverged(jobs: Sequence[_Job], error: Exception) -> _Job | None:
+    """Whose student is not finite any more, where the error says so."""
+    name = error.training if isinstance(error, NonFiniteError) else None
+    return next((job for job in jobs if name in [plan_name(plan) for plan in job.plans]), None) if name else None
 
 
 def _plans(job: _Job, search: Search, folder: Path, teachers: Teachers, progress: Progress) -> list[ArmPlan]:
@@ -155,9 +175,8 @@ def _plans(job: _Job, search: Search, folder: Path, teachers: Teachers, progress
     return trial_plans(candidate, name, folder / candidate.folder, search.seeds, teachers, progress)
 
 
-def _one_by_one(jobs: Sequence[_Job], error: Exception, watch: _Settling) -> None:
+def _one_by_one(open_jobs: Sequence[_Job], error: Exception, watch: _Settling) -> None:
     """Find out whose error it was: the others go on where they are."""
-    open_jobs = [job for job in jobs if not job.settled]
     for job in open_jobs:
         failure: Exception | None = error if len(open_jobs) == 1 else None
         if failure is None:
@@ -220,7 +239,7 @@ class _Settling:
         """Put down that a trial cannot be finished; one that diverged is not tried again, its values are what is wrong."""
         told = f"{type(error).__name__}: {error}"
         if job.trial is None:
-            self._board.note(SCRATCH, {"error": told})
+            self._board.note(SCRATCH, {"error": told, "again": not isinstance(error, NonFiniteError)})
         else:
             self._board.fail(job.trial, told, again=not isinstance(error, NonFiniteError))
         what = SCRATCH if job.trial is None else f"trial {job.trial.number} ({said(job.trial.params)})"
