@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import replace
 
@@ -17,11 +18,16 @@ from tutelage.evaluation import classification_metrics
 from tutelage.objectives import DIST, DKD, Hint, Linear, as_objective
 from tutelage.studies.arm import build_seeded
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher
+from tutelage.training.stack import Stack
+from tutelage.training.stack_plain import PlainNetwork
 from tutelage.training.stackable import kind, same_set, why_alone
 from tutelage.training.stacked import StackedTrainer, kept_members
 
 WIDTH, CLASSES = 12, 5
 MLP = lambda: nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, CLASSES))  # noqa: E731
+NORMED = lambda: nn.Sequential(  # noqa: E731
+    nn.Linear(WIDTH, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, CLASSES)
+)
 TIMES = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 
 
@@ -141,11 +147,8 @@ def test_augmentation_partial_labels_schedules_and_terms_that_cannot_be_joined(t
 def test_batch_norm_keeps_each_students_own_statistics(tmp_path):
     """Running statistics are changed in place by the forward: shared ones would be the last student's, and wrong in
     evaluation only."""
-    build = lambda: nn.Sequential(  # noqa: E731
-        nn.Linear(WIDTH, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, CLASSES)
-    )
     cases = [(0, CrossEntropy() * 1.0, {}), (1, CrossEntropy() * 1.0, {}), (1, CrossEntropy(0.3) * 1.0, {})]
-    alone, together, stacked = both(tmp_path, cases, data(), build=build)
+    alone, together, stacked = both(tmp_path, cases, data(), build=NORMED)
     assert weights(together[0])["1.num_batches_tracked"] == 12
     assert_alike(alone, together, stacked, tolerance=1e-4)
 
@@ -372,7 +375,7 @@ def resumable(folder):
     train = data(augment=GaussianNoise(0.3))
     how = {"save_strategy": "steps", "save_steps": 1, "max_steps": 30}
     return [
-        trainer_of(folder, seed, objective, train, teacher(), **how)
+        trainer_of(folder, seed, objective, train, teacher(), NORMED, **how)
         for seed in (0, 1)
         for objective in (0.5 * CrossEntropy() + 0.5 * KL(2.0), as_objective(CrossEntropy(0.1)))
     ]
@@ -459,3 +462,36 @@ def test_a_student_that_vmap_would_take_one_by_one_trains_alone(tmp_path):
 
     trainers = [trainer_of(tmp_path, seed, as_objective(CrossEntropy()), data(), build=Pairs) for seed in (0, 1)]
     assert "performance drop" in str(stack_of(tmp_path, trainers).why_not())
+
+
+def test_plain_networks_answer_as_vmap_does(tmp_path):
+    """A plain network goes another road than ``vmap``; a layer passed over, a shared weight or a hook would show here."""
+    inputs = torch.randn(6, 3, 4)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Linear(12, CLASSES))
+    tied[3].weight = tied[1].weight
+    hooked = nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES))
+    hooked[1].register_forward_hook(lambda module, given, answer: 2 * answer)
+    twice = nn.ReLU()
+    networks = {
+        "nested": nn.Sequential(
+            nn.Linear(4, 5, bias=False), nn.Sequential(nn.GELU(), nn.Dropout(0.0), nn.Flatten()), nn.Linear(15, CLASSES)
+        ),
+        "tied": tied,
+        "hooked": hooked,
+        "inplace": nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(inplace=True), nn.Linear(8, CLASSES)),
+        "twice": nn.Sequential(nn.Flatten(), nn.Linear(12, 8), twice, nn.Linear(8, 8), twice, nn.Linear(8, CLASSES)),
+        "normed": nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, CLASSES)),
+    }
+    plain = {name for name, network in networks.items() if PlainNetwork.of(network) is not None}
+    assert plain == {"nested"}
+    optimiser = stack_of(
+        tmp_path, [trainer_of(tmp_path, seed, as_objective(CrossEntropy()), data()) for seed in (0, 1)]
+    ).stack.optimiser
+    for network in networks.values():
+        students = [network, copy.deepcopy(network)]
+        with torch.no_grad():
+            for values in students[1].parameters():
+                values.add_(0.1)
+        stack = Stack(students, [slice(0, 2)], optimiser)
+        expected = torch.stack([student(inputs) for student in students])
+        torch.testing.assert_close(stack.logits(0, inputs), expected)

@@ -18,6 +18,7 @@ from torch.optim.adamw import adamw
 from tutelage.models import class_logits
 from tutelage.models.calling import Inputs
 from tutelage.training.stack_linear import StackedLinear
+from tutelage.training.stack_plain import PlainNetwork
 
 Tensors = dict[str, Tensor]
 
@@ -86,6 +87,7 @@ class Stack:
         self.feeds = feeds
         self.optimiser = optimiser
         self._answers = _Answers(students[0]).train()
+        self._plain = PlainNetwork.of(students[0])
         named = [dict(student.named_parameters()) for student in students]
         held = [dict(student.named_buffers()) for student in students]
         self.trained = [name for name, values in named[0].items() if values.requires_grad]
@@ -115,6 +117,8 @@ class Stack:
             return self._forward(False, self._leaves[feed], self._held[feed], inputs)
 
     def _forward(self, training: bool, weights: Tensors, held: Tensors, inputs: Inputs) -> Tensor:
+        if self._plain is not None and isinstance(inputs, Tensor):
+            return self._plain({**held, **weights}, inputs)
         if self._answers.student.training != training:
             self._answers.train(training)
         answer: Callable[..., Any] = vmap(self._one, in_dims=(0, 0, None))

@@ -47,36 +47,26 @@ class _Linear(torch.autograd.Function):
         weight_SOI = _stacked(weight, in_dims[1], students)
         bias_SO = None if bias is None else _stacked(bias, in_dims[2], students)
         if in_dims[0] is None:
-            rows_NI = inputs.reshape(-1, inputs.shape[-1])
-            output_SNO: Any = _SharedRows.apply(rows_NI, weight_SOI, bias_SO)
-            return output_SNO.unflatten(1, inputs.shape[:-1]), 0
-        inputs = inputs.movedim(in_dims[0], 0)
-        output_SNO = _OwnRows.apply(inputs.reshape(students, -1, inputs.shape[-1]), weight_SOI, bias_SO)
-        return output_SNO.unflatten(1, inputs.shape[1:-1]), 0
+            return shared_rows(inputs, weight_SOI, bias_SO), 0
+        return own_rows(inputs.movedim(in_dims[0], 0), weight_SOI, bias_SO), 0
 
 
-class _SharedRows(torch.autograd.Function):
-    """All students read the same rows ``[N, I]``: one product for all of them."""
+def shared_rows(inputs: Tensor, weight_SOI: Tensor, bias_SO: Tensor | None) -> Tensor:
+    """``F.linear`` of S students that read the same inputs ``[..., I]``: ``[S, ..., O]``."""
+    rows_NI, joined = inputs.reshape(-1, inputs.shape[-1]), weight_SOI.flatten(0, 1).T
+    output = rows_NI @ joined if bias_SO is None else torch.addmm(bias_SO.flatten(), rows_NI, joined)
+    return output.unflatten(1, weight_SOI.shape[:2]).unflatten(0, inputs.shape[:-1]).movedim(-2, 0)
 
-    @staticmethod
-    def forward(ctx: Any, rows_NI: Tensor, weight_SOI: Tensor, bias_SO: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows_NI, weight_SOI)
-        joined = weight_SOI.flatten(0, 1).T
-        output = rows_NI @ joined if bias_SO is None else torch.addmm(bias_SO.flatten(), rows_NI, joined)
-        return output.unflatten(1, weight_SOI.shape[:2]).transpose(0, 1)
 
-    @staticmethod
-    def backward(ctx: Any, gradient_SNO: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows_NI, weight_SOI = ctx.saved_tensors
-        gradient = gradient_SNO.transpose(0, 1).flatten(1)
-        of_rows = gradient @ weight_SOI.flatten(0, 1) if ctx.needs_input_grad[0] else None
-        of_weight = (gradient.T @ rows_NI).view_as(weight_SOI) if ctx.needs_input_grad[1] else None
-        of_bias = gradient.sum(0).view(weight_SOI.shape[:2]) if ctx.needs_input_grad[2] else None
-        return of_rows, of_weight, of_bias
+def own_rows(inputs: Tensor, weight_SOI: Tensor, bias_SO: Tensor | None) -> Tensor:
+    """``F.linear`` of S students that each read their own inputs ``[S, ..., I]``: ``[S, ..., O]``."""
+    rows_SNI = inputs if inputs.ndim == 3 else inputs.reshape(len(inputs), -1, inputs.shape[-1])
+    output_SNO: Any = _OwnRows.apply(rows_SNI, weight_SOI, bias_SO)
+    return output_SNO if inputs.ndim == 3 else output_SNO.unflatten(1, inputs.shape[1:-1])
 
 
 class _OwnRows(torch.autograd.Function):
-    """Each student reads its own rows ``[S, N, I]``."""
+    """Each student reads its own rows ``[S, N, I]``; ``baddbmm`` would give the weights' gradients in another memory order."""
 
     @staticmethod
     def forward(ctx: Any, rows_SNI: Tensor, weight_SOI: Tensor, bias_SO: Tensor | None) -> Tensor:

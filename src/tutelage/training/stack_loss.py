@@ -77,12 +77,13 @@ class StackedLoss:
             for part in parts:
                 met = joined if joined is not None else heard[part[0][0]]
                 students = [s for s, _ in part]
-                total, own = _at(shared.term, logits[students], met, progress)
+                which = torch.tensor(students)
+                total, own = _at(shared.term, logits.index_select(0, which), met, progress)
                 totals.append(total)
                 shares = logits.new_tensor([weight for _, weight in part]) / _counts(
                     shared.term, [heard[s] for s in students]
                 )
-                gradient[students] += own * shares[:, None, None]
+                gradient.index_add_(0, which, own.mul_(shares[:, None, None]))
         fine = not totals or bool(torch.isfinite(torch.stack(totals)).all())
         return gradient, fine
 
