@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import startup, student_step
+from benchmarks import startup, student_step, together
 from benchmarks.timing import row
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -90,6 +90,7 @@ def main() -> None:
         imported=start.median("import") / 1e3,
         helped=start.median("help") / 1e3,
     )
+    text += "\n" + together.section(together.measure(), f"{datetime.now(UTC):%Y-%m-%d}")
     PAGE.write_text(text)
     print(text)
 

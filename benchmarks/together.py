@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ from tutelage.teachers import MemoryTeacher, ModuleTeacher
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- together: begin -->", "<!-- together: end -->"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-TRAIN, VALIDATION, TEST = 20_000, 2_000, 10_000
+TRAIN, VALIDATION, TEST = 20_000, 1_000, 10_000
 TEMPERATURES, SEEDS = (1, 2, 4, 16, 32, 64), 5
 SAMPLED = 3
 TRAINING = {"num_train_epochs": 2, "per_device_train_batch_size": 128, "learning_rate": 1e-3}
@@ -226,8 +227,6 @@ def kept_section(page: str) -> str:
 
 
 def main() -> None:
-    from datetime import UTC, datetime
-
     if sys.argv[1:2] == ["--one"]:
         index, folder, kept = sys.argv[2:]
         run_arm(plans(Path(folder), Path(kept))[int(index)], Silent())
