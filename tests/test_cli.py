@@ -548,3 +548,17 @@ def test_per_example_views_and_gates_switched_off_go_through(project: Path, tute
     assert left.code == 0, left.err
     assert json.loads((project / "run" / "result.json").read_text())["verdict"] == {"decision": "hold", "gates": []}
     assert load_config(project / "run" / "config.yaml").gates.gain_over_scratch is None
+
+
+def test_what_is_put_between_layers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A projector that nobody hears of is a part of the model that nobody chose; said by each of 30 students it hides the rest."""
+    import logging
+
+    from tutelage.cli.watching import Watcher
+
+    layers = logging.getLogger("tutelage.training.listening")
+    with Watcher(1):
+        for _ in range(3):
+            layers.info("%s: %s", "hint", "a 1×1 convolution, 16 → 64 channels")
+    layers.info("after")
+    assert capsys.readouterr().err == "hint: a 1×1 convolution, 16 → 64 channels\n"

@@ -65,6 +65,14 @@ def test_near_one_hot_targets_and_where_that_stops() -> None:
     assert "check their scale" in warnings_of(found(scale=4000.0, accuracy=1.0))[0]["text"]
 
 
+def test_targets_that_are_washed_out_already() -> None:
+    """A teacher that was hardly trained is right and unsure: to advise T = 1 without a word would be to advise noise."""
+    (warning,) = warnings_of(found(scale=0.5, accuracy=0.9))
+    assert warning["kind"] == "washed_out"
+    assert "effective classes of 5" in warning["text"]
+    assert "washed_out" not in kinds(found(scale=3.7))
+
+
 def test_an_over_confident_teacher() -> None:
     (first, *_) = warnings_of(found(scale=9.0, accuracy=0.7))
     assert first["kind"] == "over_confident"

@@ -169,3 +169,14 @@ def test_texts_without_a_tokeniser_are_told_of_it(tmp_path: Path) -> None:
     told = Splits(texts(whole.train, "a"), texts(whole.validation, "b"), texts(whole.test, "c"))
     with pytest.raises(TutelageError, match="give the transfer set a view that tokenises them"):
         study(splits=told).run(tmp_path)
+
+
+def test_students_that_cannot_be_trained_at_once_are_found_before_the_teacher_is_trained(tmp_path: Path) -> None:
+    """Found when the arms begin, a student with dropout would cost the teacher's whole training first."""
+
+    def with_dropout() -> nn.Module:
+        return nn.Sequential(nn.Linear(WIDTH, CLASSES), nn.Dropout(0.1))
+
+    with pytest.raises(ConfigError, match=r"together is true, and the arm 'kd' cannot be .*dropout"):
+        study(together=True, student=with_dropout).run(tmp_path)
+    assert not (tmp_path / "kd").exists()

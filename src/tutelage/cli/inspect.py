@@ -41,7 +41,7 @@ def inspect(
     command = command_line("inspect", config, out, overrides or [])
     study = build_study(checked, config.parent, command)
     try:
-        with Watcher(1) as watcher:
+        with Watcher(study.teacher_trainings) as watcher:
             watcher.say(f"{study.title}: looking at what the teacher knows, into {folder}")
             inspected = inspect_teacher(study, folder, watcher, command)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,20 @@ if TYPE_CHECKING:
 
 #: Seconds between two lines about the same training in a log.
 _LOG_EVERY = 30.0
+
+
+class _Once(logging.Handler):
+    """Says each line once: every seed of an arm has the same to say."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        super().__init__(logging.INFO)
+        self._watcher, self._said = watcher, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line not in self._said:
+            self._said.add(line)
+            self._watcher.say(line)
 
 
 class Watcher:
@@ -27,8 +42,12 @@ class Watcher:
         self._what = ""
         self._total = 0
         self._said_at = 0.0
+        # what was put between layers that would not have met is for whoever runs the study to know
+        self._layers, self._lines = logging.getLogger("tutelage.training.listening"), _Once(self)
 
     def __enter__(self) -> Watcher:
+        self._layers.addHandler(self._lines)
+        self._layers.setLevel(logging.INFO)
         if self._console.is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -39,6 +58,8 @@ class Watcher:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._layers.removeHandler(self._lines)
+        self._layers.setLevel(logging.NOTSET)
         if self._bar is not None:
             self._bar.stop()
 

@@ -72,7 +72,7 @@ class Findings:
 
 def warnings_of(found: Findings) -> list[Json]:
     """What is wrong, or may be: ``kind`` and ``text``, the most serious first."""
-    rules = (_permuted, _worse, _over_confident, _by_heart, _doubtful_labels, _one_hot, _augmented)
+    rules = (_permuted, _worse, _over_confident, _by_heart, _doubtful_labels, _one_hot, _washed_out, _augmented)
     return [{"kind": kind, "text": text} for rule in rules for kind, text in rule(found)]
 
 
@@ -175,6 +175,21 @@ def _one_hot(found: Findings) -> list[tuple[str, str]]:
             f"The targets are near one-hot at T = {first['temperature']:g}: half of them have fewer than {NEAR_ONE_HOT:g} effective "
             f"classes (the mean probability of the likeliest is {_percent(first['top'])}); {stops}. Before that a typical target says "
             "what its label says.",
+        )
+    ]
+
+
+def _washed_out(found: Findings) -> list[tuple[str, str]]:
+    first, classes = found.table[0], len(found.classes)
+    if first["entropy"]["mean"] <= WASHED_OUT * math.log(classes):
+        return []
+    return [
+        (
+            "washed_out",
+            f"The targets hardly tell the classes apart already at T = {first['temperature']:g}: {first['effective_classes']['mean']:.1f} "
+            f"effective classes of {classes} on average, and {_percent(found.validation['confidence'])} sure where it is right in "
+            f"{_percent(found.validation['accuracy'])}. A student learns little from them, and less from any higher temperature: train the "
+            "teacher longer, check the scale of its logits, or go below T = 1.",
         )
     ]
 

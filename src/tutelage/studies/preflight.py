@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from tutelage.studies.teaching import logits_of
 from tutelage.teachers import MemoryTeacher, ModuleTeacher, Teacher, as_teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
 from tutelage.training.listening import first_signals, showing
+from tutelage.training.stackable import why_plan_alone, why_student_alone
 
 #: A study sets these itself.
 OWNED_ARGUMENTS = ("output_dir", "seed", "data_seed", "resume_from_checkpoint")
@@ -191,6 +193,36 @@ def check_features(
             objective.fitted(heard, said, seed=0)
         except TutelageError as error:
             raise type(error)(f"the objective of the arm {arm!r}: {error}") from error
+
+
+def check_together(
+    objectives: Mapping[str, Objective], student: nn.Module, training: Mapping[str, Any], train: TransferSet
+) -> None:
+    """Find out that students which are to be trained at once can be, as far as arguments, objectives and the student tell.
+
+    Raises:
+        ConfigError: one cannot; the message says why.
+    """
+    of_student = why_student_alone(student)
+    if of_student is None and _draws(student, train):
+        of_student = "the student draws random numbers while it trains (dropout)"
+    for arm, objective in objectives.items():
+        reason = why_plan_alone({**TRAINING_DEFAULTS, **training}, objective) or of_student
+        if reason is not None:
+            raise ConfigError(
+                f"together is true, and the arm {arm!r} cannot be trained with others: {reason}; leave it to be chosen (auto), or change "
+                "what stands in the way"
+            )
+
+
+def _draws(student: nn.Module, train: TransferSet) -> bool:
+    """Whether a training pass moves torch's generator."""
+    inputs = train.for_evaluation().batch(torch.arange(min(2, len(train))))["student"]
+    student = copy.deepcopy(student).train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        before = torch.random.get_rng_state()
+        class_logits(student, inputs)
+        return not torch.equal(before, torch.random.get_rng_state())
 
 
 @contextmanager

@@ -37,7 +37,14 @@ from tutelage.studies.faculty import (
 )
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.ledger import EXPORTS
-from tutelage.studies.preflight import check_features, check_folder, check_labels, check_student, check_training
+from tutelage.studies.preflight import (
+    check_features,
+    check_folder,
+    check_labels,
+    check_student,
+    check_together,
+    check_training,
+)
 from tutelage.studies.recipes import Outcome, Recipe
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
@@ -174,10 +181,14 @@ class Study:
         """How many trainings a whole run reports."""
         recipes = self.recipes
         students = len(self.objectives) - len(recipes) + sum(recipe.trainings for recipe in recipes.values())
-        members = self.teacher if isinstance(self.teacher, Sequence) else []
-        teachers = (self.teacher_training is not None) + sum(member.training is not None for member in members)
         before = self.chain.trainings if self.chain is not None else 0
-        return teachers + before + students * len(self.seed_list)
+        return self.teacher_trainings + before + students * len(self.seed_list)
+
+    @property
+    def teacher_trainings(self) -> int:
+        """How many of them are the teacher's, or its members'."""
+        members = self.teacher if isinstance(self.teacher, Sequence) else []
+        return (self.teacher_training is not None) + sum(member.training is not None for member in members)
 
     def run(self, out: str | Path, progress: Progress | None = None) -> Json:
         """Run what is not done yet, and write ``config.yaml`` and ``result.json`` into ``out``.
@@ -278,6 +289,13 @@ class Study:
         check_teacher(self.teacher, self.teacher_training, student, self.splits, own)
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
+        if self.together:
+            check_together(
+                {arm: each for arm, each in objectives.items() if arm not in self.recipes},
+                student,
+                self.training,
+                train,
+            )
         if self.chain is not None:
             teacher = seen_beforehand(self.teacher, self.teacher_training)
             check_chain(self.chain, self._setting(folder, None), student, teacher, objectives[JUDGED])

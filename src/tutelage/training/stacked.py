@@ -214,7 +214,9 @@ class StackedTrainer:
                 continue  # the joined sum of many may overflow where no one's does
             module, batch = self.stack.hand_over(student), batches[self._feed_of[student]]
             error = non_finite_error(module, trainer.objective, trainer.teacher, [batch], self.steps + 1, progress)
-            raise NonFiniteError(f"{self._names[student]}: {error}")
+            named = NonFiniteError(f"{self._names[student]}: {error}")
+            named.training = self._names[student]
+            raise named
 
     # Logging and evaluation
 

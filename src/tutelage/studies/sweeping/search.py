@@ -37,7 +37,8 @@ class Search:
 
     A space of choices alone is a grid: every point is tried once. With a range, Optuna's TPE sampler suggests ``trials`` points,
     ``batch`` at a time, each batch from what the batches before it found: so the same search makes the same trials with any
-    number of workers, and however often it was cut off.
+    number of workers, and however often it was cut off; up to rounding where students are trained together, whose stacks
+    follow the workers.
 
     Args:
         space: what varies, by dotted key.
