@@ -10,7 +10,7 @@ from tutelage.evaluation import Comparison
 
 def percent(mean: float, interval: Sequence[float | None], digits: int = 1) -> str:
     """``91.2 (90.4 to 91.9)`` from fractions."""
-    return f"{100 * mean:.{digits}f} ({_ends(interval, digits)})"
+    return f"{_minus(100 * mean, digits)} ({_ends(interval, digits)})"
 
 
 def nats(mean: float) -> str:
@@ -34,8 +34,12 @@ def _signed(value: float) -> str:
     return "unbounded" if math.isinf(value) else f"{value:+.1f}".replace("-", "−")
 
 
+def _minus(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
 def _ends(interval: Sequence[float | None], digits: int) -> str:
-    return " to ".join("unbounded" if end is None or math.isinf(end) else f"{100 * end:.{digits}f}" for end in interval)
+    return " to ".join("unbounded" if end is None or math.isinf(end) else _minus(100 * end, digits) for end in interval)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
