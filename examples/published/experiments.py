@@ -139,27 +139,18 @@ def _small(runs: Runs) -> str:
         run = runs[f"units{units}"]
         others = {"t1": "T = 1", "t2_5": "T = 2.5", "t8": "T = 8", "t20": "T = 20"}
         parts += [f"Two hidden layers of {units} units:", _arms(run, _temperatures("T = 4", others))]
+    pairs = (("t1", "kd"), ("kd", "t20"), ("t8", "t20"))
     rows = [
-        [
-            f"{units} units",
-            points(runs[f"units{units}"].difference("kd", "t20")),
-            points(runs[f"units{units}"].difference("t2_5", "t20")),
-            points(runs[f"units{units}"].difference("t1", "t20")),
-        ]
+        [f"{units} units", *(points(runs[f"units{units}"].difference(low, high)) for low, high in pairs)]
         for units in (30, 800)
     ]
-    return "\n\n".join(
-        [
-            *parts,
-            "What a low temperature is worth:",
-            table(["student", "T = 4 − T = 20", "T = 2.5 − T = 20", "T = 1 − T = 20"], rows),
-        ]
-    )
+    head = ["student", "T = 1 − T = 4", "T = 4 − T = 20", "T = 8 − T = 20"]
+    return "\n\n".join([*parts, "What a lower temperature is worth, in points:", table(head, rows)])
 
 
 def _small_line(runs: Runs) -> str:
-    said = [f"{units} units {points(runs[f'units{units}'].difference('t2_5', 't20'))}" for units in (30, 800)]
-    return f"T = 2.5 − T = 20: {'; '.join(said)}"
+    said = [f"{units} units {points(runs[f'units{units}'].difference('t1', 't20'))}" for units in (30, 800)]
+    return f"T = 1 − T = 20: {'; '.join(said)}"
 
 
 def _assistant(runs: Runs) -> str:
