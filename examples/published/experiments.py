@@ -167,13 +167,11 @@ def _assistant(runs: Runs) -> str:
         for link in chain["links"]
     ]
     names = {"teacher": "teacher", "scratch": "scratch", "direct": "the direct road", "kd": "by way of the assistant"}
-    detour = chain["detour"]
     return "\n\n".join(
         [
             _arms(run, names),
             table(["link", "taught by", "parameters", "test accuracy, %", "seconds"], links),
-            f"The detour against the direct road: {points(run.difference('kd', 'direct'))}; it took {detour['extra_seconds']:.0f} s "
-            f"more. {detour['why']}",
+            f"The detour against the direct road: {points(run.difference('kd', 'direct'))}. {run.result['chain']['detour']['why']}",
         ]
     )
 
