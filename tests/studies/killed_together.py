@@ -32,7 +32,7 @@ def student() -> nn.Module:
 def plans(folder: Path, seeds: int = 2, **changes: Any) -> list[ArmPlan]:
     data = Splits(blobs(60, 1, augment=GaussianNoise(0.2)), blobs(30, 2), blobs(45, 3))
     teacher = ModuleTeacher(good_teacher())
-    training = {"max_steps": STEPS, "per_device_train_batch_size": 16, "learning_rate": 0.02}
+    training = {"max_steps": STEPS, "per_device_train_batch_size": 16, "learning_rate": 0.02, "eval_steps": 5}
     own: dict[str, Any] = {"training": {**training, **changes.pop("training", {})}, "build": student, **changes}
     return [
         ArmPlan(
