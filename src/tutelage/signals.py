@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypedDict, runtime_checkable
 import torch
 from torch import Tensor
 
-from tutelage.errors import TeacherError
+from tutelage.errors import ObjectiveError, TeacherError
 
 #: The label of an example that has none (PyTorch's own ``ignore_index``).
 NO_LABEL = -100
@@ -103,15 +103,152 @@ class MixtureLogits:
 
 
 @dataclass(frozen=True)
+class HeadLogits:
+    """A linear head not multiplied out yet, so that a divergence can be computed a block at a time.
+
+    The logits are ``cap(scale · (hidden @ weight.T + bias))`` with ``cap(z) = softcap · tanh(z / softcap)``, or the identity
+    without one (Gemma 2 has a softcap, Cohere and Granite a scale). Of the head's rows, ``kept`` says which are classes that
+    both models know and in what order; the others (a vocabulary padded for the hardware) have no part in the softmax.
+
+    Args:
+        hidden: ``[N, D]`` what the head is given, one row a supervised row.
+        weight: ``[R, D]`` the head's weight.
+        bias: ``[R]``, or None.
+        scale: factor of the product.
+        softcap: bound of the logits, > 0; None for none.
+        kept: ``n`` for the head's first n rows, or int64 ``[C]`` rows; None for all.
+
+    Raises:
+        ObjectiveError: shapes that do not fit together, a softcap that is not positive, kept rows that the head does not have.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    kept: int | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden.ndim != 2 or self.weight.ndim != 2 or self.hidden.shape[1] != self.weight.shape[1]:
+            raise ObjectiveError(
+                f"hidden is {tuple(self.hidden.shape)} and weight {tuple(self.weight.shape)}: expected supervised rows [N, D] and the "
+                "head's [classes, D] of the same D; gather the rows first, and give the weight as nn.Linear holds it"
+            )
+        rows = self.weight.shape[0]
+        if self.bias is not None and self.bias.shape != (rows,):
+            raise ObjectiveError(
+                f"bias is {tuple(self.bias.shape)} for a head of {rows:,} rows: expected one number a row"
+            )
+        if self.softcap is not None and not self.softcap > 0.0:
+            raise ObjectiveError(f"softcap is {self.softcap}: expected a positive bound, or None for none")
+        if isinstance(self.kept, int) and not 0 < self.kept <= rows:
+            raise ObjectiveError(f"kept is {self.kept:,} for a head of {rows:,} rows: expected 1 to {rows:,}")
+        if isinstance(self.kept, Tensor) and (self.kept.ndim != 1 or self.kept.dtype != torch.int64):
+            raise ObjectiveError(
+                f"kept is {self.kept.dtype} of shape {tuple(self.kept.shape)}: expected int64 rows of the head [C], or a number"
+            )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        if self.kept is None:
+            return self.weight.shape[0]
+        return self.kept if isinstance(self.kept, int) else self.kept.shape[0]
+
+    def at(self, temperature: float) -> Tensor:  # noqa: ARG002 - one set of logits serves every temperature
+        """The logits ``[N, C]`` multiplied out, for a term that has to have them all; float32 or better, with gradient."""
+        weight, bias = self.weight, self.bias
+        if self.kept is not None:
+            of = slice(self.kept) if isinstance(self.kept, int) else self.kept
+            weight, bias = weight[of], (bias[of] if bias is not None else None)
+        dtype = torch.promote_types(torch.promote_types(self.hidden.dtype, weight.dtype), torch.float32)
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            logits_NC = torch.nn.functional.linear(
+                self.hidden.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
+            )
+            if self.scale != 1.0:
+                logits_NC = logits_NC * self.scale
+            return logits_NC if self.softcap is None else self.softcap * torch.tanh(logits_NC / self.softcap)
+
+
+#: What is known of a distribution of which only some classes are kept.
+SparseForm = Literal["sampled", "top_k"]
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """A teacher's distribution of which only some classes are kept: no logits, and so no scores at another temperature.
+
+    Two honest forms. *sampled*: ``probs`` are an unbiased estimate of the whole distribution (counts of n draws over n, each
+    times its importance weight where drawn from another distribution); a class that was not drawn is not improbable.
+    *top_k*: ``probs`` are exact for the k most probable classes, and ``1 − Σ probs`` is the mass of all others together.
+
+    Args:
+        ids: int64 ``[N, K]`` classes, each once a row; −1 marks a place that is not used.
+        probs: ``[N, K]`` float32, ≥ 0; 0 where not used.
+        classes: number of classes C.
+        temperature: T > 0 at which the distribution was taken.
+        form: ``"sampled"`` or ``"top_k"``.
+        entropy: ``[N]`` nats of the whole distribution at T, which makes a value of a sampled forward KL out of a
+            cross-entropy; None where it is not known (the value then lacks it, the gradient is the same).
+
+    Raises:
+        TeacherError: shapes or dtypes that do not fit, a temperature that is not positive.
+    """
+
+    ids: Tensor
+    probs: Tensor
+    classes: int
+    temperature: float
+    form: SparseForm
+    entropy: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.shape != self.probs.shape or self.ids.dtype != torch.int64:
+            raise TeacherError(
+                f"sparse targets have ids {self.ids.dtype} {tuple(self.ids.shape)} and probs {tuple(self.probs.shape)}: expected int64 "
+                "[N, K] and floats of the same shape"
+            )
+        if self.form not in ("sampled", "top_k"):
+            raise TeacherError(f"form is {self.form!r}: expected 'sampled' or 'top_k'")
+        if not 0.0 < self.temperature < float("inf"):
+            raise TeacherError(f"sparse targets say T = {self.temperature}: expected a positive, finite temperature")
+        if self.entropy is not None and self.entropy.shape != self.ids.shape[:1]:
+            raise TeacherError(
+                f"entropy is {tuple(self.entropy.shape)} for {self.ids.shape[0]} rows: expected one number a row"
+            )
+
+
+#: A model's class scores, however much of them is there.
+AnyScores = ClassScores | SparseTargets
+
+
+def whole(scores: AnyScores, who: str) -> ClassScores:
+    """Scores of which every class is there.
+
+    Raises:
+        TeacherError: they are sparse; ``who`` begins the message.
+    """
+    if isinstance(scores, SparseTargets):
+        raise TeacherError(
+            f"{who} needs the logits of all {scores.classes:,} classes, and the teacher's stored targets keep some of them "
+            f"({scores.form}, T = {scores.temperature:g}): what is not kept would be taken for impossible; store dense logits, or ask the "
+            "teacher itself"
+        )
+    return scores
+
+
+@dataclass(frozen=True)
 class Signals:
     """Everything one model says about one batch.
 
     Args:
-        logits: class scores for the N supervised rows, or None for a model that gives features alone.
+        logits: class scores for the N supervised rows (sparse ones of a teacher alone), or None for a model that gives features alone.
         features: what inner layers gave, ``[B, ...]``, by the layer's name.
     """
 
-    logits: ClassScores | None = None
+    logits: AnyScores | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property

@@ -16,7 +16,7 @@ from tutelage.objectives.definitions import DEFINITIONS
 from tutelage.objectives.divergence import check_classes, check_temperature, row_divergence, working_dtype
 from tutelage.objectives.objective import Term, check_labels
 from tutelage.objectives.schedules import Constant, Schedule, as_schedule, nearest
-from tutelage.signals import NO_LABEL, ClassScores, Rows, Signals
+from tutelage.signals import NO_LABEL, ClassScores, Rows, Signals, whole
 
 SOFT_NEEDS = frozenset({"student.logits", "teacher.logits"})
 
@@ -275,7 +275,7 @@ def logits_of(signals: Signals | None, whose: str, term: str) -> ClassScores:
             f"the term {term!r} needs {whose}.logits, and there are none: give a {whose} that returns class logits, or "
             "leave the term out"
         )
-    return signals.logits
+    return whole(signals.logits, f"the term {term!r}")
 
 
 def logit_pair(term: Term, student: Signals, teacher: Signals | None, temperature: float) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from tutelage.evaluation import crossed_interval
 from tutelage.models import class_logits
 from tutelage.models.saving import load_student, save_student
 from tutelage.objectives import KL, CrossEntropy, Objective, Term, as_objective
-from tutelage.signals import Logits, Rows, Signals, feature_need
+from tutelage.signals import Logits, Rows, Signals, feature_need, whole
 from tutelage.studies.arm import ArmRun, build_seeded, predict
 from tutelage.studies.evidence import correctness
 from tutelage.studies.recipes import Outcome, relative_seed
@@ -178,7 +178,7 @@ class OfPeer(Term):
     ) -> tuple[Tensor, Tensor]:
         """(sum, count) of the term."""
         assert student.logits is not None
-        pair = (student.logits.at(1.0), student.features[_SECOND])
+        pair = (whole(student.logits, "a peer").at(1.0), student.features[_SECOND])
         own, other = pair if self.side == "first" else pair[::-1]
         return self.term(Signals(Logits(own)), Signals(Logits(other.detach())), rows, progress)
 

@@ -17,7 +17,7 @@ from tutelage.data import TransferSet
 from tutelage.errors import ConfigError
 from tutelage.models import class_logits
 from tutelage.objectives import Objective
-from tutelage.signals import ClassScores, MixtureLogits
+from tutelage.signals import ClassScores, MixtureLogits, whole
 from tutelage.studies.arm import weights_digest
 from tutelage.studies.remembering import remembered
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
@@ -124,4 +124,4 @@ def logits_of(teacher: Teacher, batch: Any, who: str) -> ClassScores:
     scores = teacher.signals(batch).logits
     if scores is None:
         raise ConfigError(f"{who} gives no logits: no student could be compared with it; use a teacher that classifies")
-    return scores
+    return whole(scores, who)

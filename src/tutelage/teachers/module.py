@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.data import Batch, hex_id
 from tutelage.errors import TeacherError
 from tutelage.models import check_layers, logits_and_features, on_device
-from tutelage.signals import ClassScores, Logits, Signals
+from tutelage.signals import ClassScores, Logits, Signals, whole
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ def scores_in(said: Signals, teacher: Teacher) -> ClassScores:
         raise TeacherError(
             f"{type(teacher).__name__} gives no logits: there is nothing to mix or to keep; use a teacher that classifies"
         )
-    return said.logits
+    return whole(said.logits, "mixing or keeping answers")
 
 
 def _teacher_view(batch: Batch, model: nn.Module) -> Any:

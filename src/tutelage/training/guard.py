@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from tutelage.data import hex_id
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models import logits_and_features
 from tutelage.objectives import Component, Objective
-from tutelage.signals import ClassScores, Logits, MixtureLogits, Rows, Signals, layers_needed
+from tutelage.signals import Logits, MixtureLogits, SparseTargets, Rows, Signals, layers_needed
 from tutelage.teachers import Teacher
 
 _IDS_SHOWN = 5
@@ -147,7 +148,10 @@ def _row_of(said: Signals | None, one: slice) -> Signals | None:
     if said is None:
         return None
     features = {layer: values[one] for layer, values in said.features.items()}
-    scores: ClassScores | None = said.logits
+    scores = said.logits
     if isinstance(scores, MixtureLogits):
         return Signals(MixtureLogits(scores.members[:, one], scores.weights), features)
+    if isinstance(scores, SparseTargets):
+        entropy = None if scores.entropy is None else scores.entropy[one]
+        return Signals(replace(scores, ids=scores.ids[one], probs=scores.probs[one], entropy=entropy), features)
     return Signals(Logits(scores.at(1.0)[one]) if scores is not None else None, features)

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from tutelage.data import Batch, TransferSet
 from tutelage.errors import CheckpointError
 from tutelage.objectives import Objective
-from tutelage.signals import Signals
+from tutelage.signals import Signals, SparseTargets
 from tutelage.training.checkpoints import Fingerprint, compare_fingerprints
 
 #: Arguments that decide the weights; the others (logging, saving, hub) may change between a run and its resumption.
@@ -100,7 +100,8 @@ def probe(batch: Batch, said: Signals | None) -> dict[str, list[float]]:
     if "teacher" in batch:
         found["teacher_view"] = _sketch(batch["teacher"])
     if said is not None and said.logits is not None:
-        found["teacher"] = _sketch(said.logits.at(1.0))
+        scores = said.logits
+        found["teacher"] = _sketch(scores.probs if isinstance(scores, SparseTargets) else scores.at(1.0))
     if said is not None and said.features:
         found["teacher_features"] = _sketch(said.features)
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.objectives import Objective, Schedule, Term
-from tutelage.signals import ClassScores, Logits, MixtureLogits, Rows, Signals
+from tutelage.signals import AnyScores, ClassScores, Logits, MixtureLogits, Rows, Signals
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,10 @@ def _joined(heard: Sequence[Heard], term: Term) -> Heard | None:
     return Heard(Signals(scores), rows) if scores is not None else None
 
 
-def _joined_scores(scores: Sequence[ClassScores | None]) -> ClassScores | None:
-    if all(isinstance(one, Logits) for one in scores):
-        return Logits(torch.cat([one.at(1.0) for one in scores if one is not None]))
+def _joined_scores(scores: Sequence[AnyScores | None]) -> ClassScores | None:
+    dense = [one for one in scores if isinstance(one, Logits)]
+    if len(dense) == len(scores):
+        return Logits(torch.cat([one.values for one in dense]))
     mixtures = [one for one in scores if isinstance(one, MixtureLogits)]
     if len(mixtures) < len(scores) or any(not torch.equal(one.weights, mixtures[0].weights) for one in mixtures):
         return None
