@@ -13,7 +13,7 @@ from tutelage.data import hex_id
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models import logits_and_features
 from tutelage.objectives import Component, Objective
-from tutelage.signals import Logits, MixtureLogits, SparseTargets, Rows, Signals, layers_needed
+from tutelage.signals import Logits, MixtureLogits, Rows, Signals, SparseTargets, layers_needed
 from tutelage.teachers import Teacher
 
 _IDS_SHOWN = 5
