@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,10 @@ from tutelage.cli.naming import command_line, run_folder
 from tutelage.cli.release import quieten_libraries
 from tutelage.cli.summaries import seeds_said
 from tutelage.cli.watching import Watcher
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _INTERRUPTED = 130
 
@@ -84,9 +88,7 @@ def _recordable(overrides: list[str]) -> list[str]:
 
 def summarise_sweep(result: Mapping[str, Any]) -> None:
     """The best trials, the line they are held against, and the winner's verdict."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from tutelage.report.words import duration
@@ -103,38 +105,40 @@ def summarise_sweep(result: Mapping[str, Any]) -> None:
     )
     sign = -1.0 if search["direction"] == "maximize" else 1.0
     trials.sort(key=lambda trial: (sign * trial["mean"][search["metric"]], trial["mean"]["nll"], trial["number"]))
+    console.print(_trials_table(trials[:_SHOWN], list(search["space"]), result["scratch"]))
+    if len(trials) > _SHOWN:
+        console.print(Text(f"  the best {_SHOWN} of {len(trials):,}; the page has them all"))
+    _say_winner(console, result["best"], result["winner"])
+
+
+def _trials_table(trials: Sequence[Mapping[str, Any]], keys: Sequence[str], scratch: Mapping[str, Any] | None) -> Table:
+    """One line a trial, and that of the student without a teacher."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("trial", justify="right", no_wrap=True)
-    for key in search["space"]:
+    for key in keys:
         table.add_column(Text(key), overflow="fold", min_width=4)
     for heading in ("validation\naccuracy", "95% interval", "NLL"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for trial in trials[:_SHOWN]:
-        values = [Text(_value(trial["params"][key])) for key in search["space"]]
-        table.add_row(str(trial["number"]), *values, *_metrics(trial))
-    if result["scratch"] is not None:
-        table.add_row(
-            "",
-            *[Text("scratch") if not index else "" for index in range(len(search["space"]))],
-            *_metrics(result["scratch"]),
-        )
-    console.print(table)
-    if len(trials) > _SHOWN:
-        console.print(Text(f"  the best {_SHOWN} of {len(trials):,}; the page has them all"))
-    winner = result["winner"]
-    span = _span(winner["ci95"])
-    console.print(
-        Text(
-            f"winner: trial {result['best']}, on the test split {winner['accuracy']:.1%} ({span}): {winner['decision']}"
-        ),
-        soft_wrap=True,
+    for trial in trials:
+        table.add_row(str(trial["number"]), *[Text(_value(trial["params"][key])) for key in keys], *_metrics(trial))
+    if scratch is not None:
+        table.add_row("", *[Text("scratch") if not index else "" for index in range(len(keys))], *_metrics(scratch))
+    return table
+
+
+def _say_winner(console: Console, number: int, winner: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    lines = (
+        f"winner: trial {number}, on the test split {winner['accuracy']:.1%} ({_span(winner['ci95'])}): {winner['decision']}",
+        "  its validation accuracy is the best of many draws and flatters it; the test split was met by the winner alone",
     )
-    console.print(
-        Text(
-            "  its validation accuracy is the best of many draws and flatters it; the test split was met by the winner alone"
-        ),
-        soft_wrap=True,
-    )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _metrics(entry: Mapping[str, Any]) -> tuple[str, str, str]:

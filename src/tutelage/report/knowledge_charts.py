@@ -145,42 +145,63 @@ def matrix_chart(
         shares: of row i's remaining probability, what class j gets; None where nothing is known.
         order: of the classes, both ways.
     """
-    cell = 30 if len(names) <= NUMBERED else 22
-    longest = max(len(_short(name)) for name in names)
-    left = 14 + round(7.4 * longest)
-    slanted = longest > 3
-    top = 14 + round(5.4 * longest) if slanted else 24
+    grid = _Grid.of(names)
     strongest = max((share for row in shares for share in row if share), default=1.0)
     parts: list[Markup] = []
     for place, own in enumerate(order):
-        y = top + cell * place
-        parts.append(
-            Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(
-                left - 8, y + cell / 2 + 4, _short(names[own])
-            )
-        )
-        x = left + cell * place + cell / 2
-        turn = Markup(' transform="rotate(-45 {} {})"').format(f"{x:g}", top - 8) if slanted else ""
-        parts.append(
-            Markup('<text class="tick {}" x="{}" y="{}"{}>{}</text>').format(
-                "from" if slanted else "", f"{x:g}", top - 8, turn, _short(names[own])
-            )
-        )
+        parts += _names_of(grid, place, _short(names[own]))
         for across, other in enumerate(order):
+            x, y = grid.left + grid.cell * across, grid.top + grid.cell * place
             parts.append(
-                _cell(left + cell * across, y, cell, None if own == other else shares[own][other], strongest)
-                if own != other
-                else Markup('<rect class="own" x="{}" y="{}" width="{s}" height="{s}"/>').format(
-                    left + cell * across, y, s=cell - 1
-                )
+                _cell(x, y, grid.cell, shares[own][other], strongest) if own != other else _own(x, y, grid.cell)
             )
-    width = left + cell * len(order) + (round(5.4 * longest) if slanted else 4)
-    height = top + cell * len(order) + 4
+    width = grid.left + grid.cell * len(order) + grid.beyond
+    height = grid.top + grid.cell * len(order) + 4
     size = Markup('width="{w}" height="{h}" viewBox="0 0 {w} {h}"').format(w=width, h=height)
     return Markup(
         '<svg class="chart" role="img" aria-labelledby="{id}-t {id}-d" {size}><title id="{id}-t">{title}</title>'
         '<desc id="{id}-d">{description}</desc><g class="s-teacher">{body}</g></svg>'
     ).format(id=chart_id, size=size, title="Classes thought alike", description=description, body=join(parts))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where a matrix's cells lie, in pixels: their size, the first one's corner, and the room beside the last one."""
+
+    cell: int
+    left: int
+    top: int
+    beyond: int
+    slanted: bool
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> _Grid:
+        """The grid that has room for these names; long ones are slanted above their columns."""
+        longest = max(len(_short(name)) for name in names)
+        slanted, above = longest > 3, round(5.4 * longest)
+        return cls(
+            cell=30 if len(names) <= NUMBERED else 22,
+            left=14 + round(7.4 * longest),
+            top=14 + above if slanted else 24,
+            beyond=above if slanted else 4,
+            slanted=slanted,
+        )
+
+
+def _names_of(grid: _Grid, place: int, name: str) -> list[Markup]:
+    """A class's name before its row and above its column."""
+    y, x = grid.top + grid.cell * place + grid.cell / 2 + 4, f"{grid.left + grid.cell * place + grid.cell / 2:g}"
+    turn = Markup(' transform="rotate(-45 {} {})"').format(x, grid.top - 8) if grid.slanted else ""
+    return [
+        Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(grid.left - 8, y, name),
+        Markup('<text class="tick {}" x="{}" y="{}"{}>{}</text>').format(
+            "from" if grid.slanted else "", x, grid.top - 8, turn, name
+        ),
+    ]
+
+
+def _own(x: float, y: float, size: int) -> Markup:
+    return Markup('<rect class="own" x="{}" y="{}" width="{s}" height="{s}"/>').format(x, y, s=size - 1)
 
 
 def _cell(x: float, y: float, size: int, share: float | None, strongest: float) -> Markup:

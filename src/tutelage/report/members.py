@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from tutelage.report.charts import Row, interval_chart, key_mark
@@ -23,6 +25,9 @@ from tutelage.report.words import (
 )
 
 View = dict[str, Any]
+
+#: An accuracy and its 95% interval.
+_Estimate = tuple[float, tuple[float, float] | None]
 
 SHOWN = ("accuracy", "nll", "ece")
 
@@ -102,22 +107,44 @@ def _line(arm: Arm, record: Record, cost: Record, total: float, members: list[Re
 
 def mixing(result: Record) -> str:
     """One sentence: what mixing was worth over one member, and how much of the mixture's lead the one student kept."""
-    members = [number(mapping(member.get("mean")).get("accuracy")) for member in records(result.get("members"))]
-    known, metric = [value for value in members if value is not None], METRICS["accuracy"]
-    arms = mapping(result.get("arms"))
+    recorded, arms, metric = records(result.get("members")), mapping(result.get("arms")), METRICS["accuracy"]
+    members = [number(mapping(member.get("mean")).get("accuracy")) for member in recorded]
+    known = [value for value in members if value is not None]
     mixture, student, control = (
         number(mapping(mapping(arms.get(key)).get("mean")).get("accuracy")) for key in ("teacher", "kd", "scratch")
     )
     if mixture is None or len(known) < len(members):
         return "What mixing was worth cannot be told: the accuracy of the ensemble or of a member is not recorded."
-    worth = f"Mixing {plural(len(known), 'model')} was worth {difference(metric, mixture - sum(known) / len(known))} of accuracy "
-    worth += f"over their mean and {difference(metric, mixture - max(known))} over the best of them"
+    own, each = (mixture, _ci(mapping(arms.get("teacher")))), list(zip(known, map(_ci, recorded), strict=True))
+    over_best = _gain(own, [max(each, key=lambda model: model[0])])
+    worth = f"Mixing {plural(len(known), 'model')} was worth {_gain(own, each)} over their mean and {over_best} over the best of them"
     if student is None:
         return f"{worth}; the one student’s accuracy is not recorded."
     if control is None:
         side = "below" if student < mixture else "above"
         return f"{worth}; the one student is {difference(metric, abs(student - mixture), signed=False)} {side} the mixture."
     return f"{worth}; {_kept(mixture - control, student - control, find_comparison(result, 'kd', 'scratch'))}"
+
+
+def _gain(own: _Estimate, others: Sequence[_Estimate]) -> str:
+    """The mixture's accuracy over the mean of other models', with an interval that is no narrower than the true one.
+
+    The record has each model's interval, none of a difference. Theirs are combined as those of independent estimates (Zou &
+    Donner 2008, eq. 4); but all answer the same examples and tend to be right on the same ones, so that their difference varies
+    less. The members' mean is taken to be no surer than each of them.
+    """
+    metric, count = METRICS["accuracy"], len(others)
+    gain = own[0] - sum(mean for mean, _ in others) / count
+    spans = [(mean, ci) for mean, ci in (own, *others) if ci is not None]
+    said = f"{difference(metric, gain)} of accuracy"
+    if len(spans) <= count:
+        return f"{said} (no interval is recorded)"
+    below, above = zip(*((mean - ci[0], ci[1] - mean) for mean, ci in spans), strict=True)
+    low = gain - math.hypot(below[0], sum(above[1:]) / count)
+    high = gain + math.hypot(above[0], sum(below[1:]) / count)
+    doubt = ", which cannot be told from chance" if low <= 0.0 <= high else ""
+    span = f"{difference(metric, low, unit=False)} to {difference(metric, high, unit=False)}"
+    return f"{said} (95% interval {span} at the widest{doubt})"
 
 
 def _kept(lead: float, gain: float, compared: Record | None) -> str:

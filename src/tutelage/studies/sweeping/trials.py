@@ -80,9 +80,7 @@ class Teachers:
             home = self._folder / name
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(home.with_suffix(".lock")):
-                # who has been trained by another worker was told of by that one
-                watch = Silent() if any(home.glob(f"*/{RECORD}")) else progress
-                self._heard[name] = _prepare(candidate.study, home, watch)
+                self._heard[name] = _prepare(candidate.study, home, _News(progress))
         return self._heard[name]
 
     def hand_over(self, candidate: Candidate, folder: Path) -> None:
@@ -95,6 +93,23 @@ class Teachers:
                 shutil.rmtree(aside, ignore_errors=True)
                 shutil.copytree(part, aside)
                 aside.rename(folder / part.name)
+
+
+class _News:
+    """Passes progress on, but not what was done before: a teacher trained by another worker was told of by that one."""
+
+    def __init__(self, watched: Progress) -> None:
+        self._watched = watched
+
+    def started(self, what: str, total_steps: int, steps_done: int) -> None:
+        self._watched.started(what, total_steps, steps_done)
+
+    def advanced(self, steps_done: int) -> None:
+        self._watched.advanced(steps_done)
+
+    def finished(self, what: str, outcome: str) -> None:
+        if outcome != "done in an earlier run":
+            self._watched.finished(what, outcome)
 
 
 def _prepare(study: Study, home: Path, progress: Progress) -> Heard:
