@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "axes", "files"},
+    {"errors", "axes", "counters", "files"},
     {"signals"},
     {"data", "models", "labels"},
     {"objectives", "teachers"},

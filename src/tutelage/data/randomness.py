@@ -1,26 +1,19 @@
 """Augmentation randomness as a function of (seed, epoch, id): no global state, the same in any batch, worker or run.
 
-Draws come from a counter-based generator: SplitMix64's finaliser (Steele, Lea & Flood 2014) over a key made of the
-seed, the epoch, the example's id, the stream's name and a counter.
+Draws come from a counter-based generator (:mod:`tutelage.counters`) over a key made of the seed, the epoch, the example's
+id, the stream's name and a counter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+from tutelage.counters import counted_bits, mix, name_word
 
 
 @dataclass(frozen=True)
@@ -42,11 +35,8 @@ class Draws:
 
     def bits(self, stream: str, draws: int) -> npt.NDArray[np.uint64]:
         """Uniform 64-bit words ``[B, draws]``."""
-        name = int.from_bytes(blake2b(f"{self.seed}|{self.epoch}|{stream}".encode(), digest_size=8).digest(), "little")
-        with np.errstate(over="ignore"):
-            keys = _mix(self.ids.numpy().view(np.uint64) ^ np.uint64(name))
-            counters = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
-            return _mix(_mix(keys[:, None] + counters[None, :]) ^ keys[:, None])
+        name = name_word(f"{self.seed}|{self.epoch}|{stream}")
+        return counted_bits(mix(self.ids.numpy().view(np.uint64) ^ name), draws)
 
     def uniform(self, stream: str, draws: int = 1) -> Tensor:
         """Uniform in [0, 1), float32 ``[B, draws]``."""

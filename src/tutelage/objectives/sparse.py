@@ -89,7 +89,7 @@ def sparse_terms(
 
     Returns:
         ``value[N]`` in nats; ``G[N, K]``, the derivative by T · z at the kept classes (divide by T), 0 where not used; and ``a[N]``,
-        such that every other class j has ``G_j = a · p_j``. All in float32 or better. Write G over a · p at the kept classes: a may
+        such that every other class j has ``G_j = a · p_j``. All in float32 or better. Write G over a · p (:func:`write_kept`): a may
         be so large that adding the difference would lose it.
     """
     definition = DEFINITIONS[name]
@@ -190,7 +190,7 @@ def _without(logits_NC: Tensor, ids_NK: Tensor) -> Tensor:
     return logits_NC.scatter(1, again_NK, -torch.inf)
 
 
-def _write_over(gradient_NC: Tensor, ids_NK: Tensor, kept_NK: Tensor) -> Tensor:
+def write_kept(gradient_NC: Tensor, ids_NK: Tensor, kept_NK: Tensor) -> Tensor:
     """The kept classes' own gradient in place of the rest's; an unused place writes again what another one writes."""
     last_N1, place_N1 = ids_NK.max(-1, keepdim=True)
     again_NK = torch.where(ids_NK < 0, last_N1, ids_NK)
@@ -300,7 +300,7 @@ def _slice(student_NC: Tensor, targets: SparseTargets, how: _How) -> tuple[Tenso
     ids_NK = targets.ids.clamp(min=0)
     rest_N = log_rest(logits_NC, targets.ids) if targets.form == "top_k" else None
     value_N, kept_NK, factor_N = sparse_terms(how.name, log_p_NC.gather(1, ids_NK), rest_N, targets, how.parameters)
-    gradient_NC = _write_over(log_p_NC.exp_().mul_(factor_N[:, None]), targets.ids, kept_NK)
+    gradient_NC = write_kept(log_p_NC.exp_().mul_(factor_N[:, None]), targets.ids, kept_NK)
     return value_N * how.scale, gradient_NC.mul_(how.scale / how.temperature)
 
 
