@@ -6,13 +6,13 @@ Logits are *supervised rows* ``[N, C]``; masks and shifts are resolved once, whe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from tutelage.errors import ObjectiveError, TeacherError
+from tutelage.errors import ConfigError, ObjectiveError, TeacherError
 
 #: The label of an example that has none (PyTorch's own ``ignore_index``).
 NO_LABEL = -100
@@ -237,6 +237,92 @@ def whole(scores: AnyScores, who: str) -> ClassScores:
             "teacher itself"
         )
     return scores
+
+
+#: Classes of one model: the first n, their numbers in an order, or all.
+Chosen = int | Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """Which classes of two models are the same ones, and in what order: two vocabularies, of which one is padded.
+
+    Each side names as many of its own classes, ``n`` for its first n or int64 ``[C]`` numbers; None for all. The others have
+    no part in its distribution. Labels number what is left.
+
+    Args:
+        student: the student's.
+        teacher: the teacher's.
+
+    Raises:
+        ConfigError: no number and no int64 numbers, none at all, or one twice.
+    """
+
+    student: Chosen = None
+    teacher: Chosen = None
+
+    def __post_init__(self) -> None:
+        for side in ("student", "teacher"):
+            check_chosen(getattr(self, side), f"class_map, {side}")
+
+    def of_student(self, scores: AnyScores) -> AnyScores:
+        """The student's scores of the shared classes. Raises ConfigError for classes that it does not have."""
+        return chosen_classes(scores, self.student, "the student")
+
+    def of_teacher(self, scores: AnyScores) -> AnyScores:
+        """The teacher's scores of the shared classes. Raises ConfigError for classes that it does not have."""
+        return chosen_classes(scores, self.teacher, "the teacher")
+
+    def describe(self) -> list[int | list[int] | None]:
+        """Both sides as plain JSON values."""
+        return [each.tolist() if isinstance(each, Tensor) else each for each in (self.student, self.teacher)]
+
+
+def check_chosen(chosen: object, where: str) -> None:
+    """Raise ConfigError unless these name classes: a number above 0, int64 numbers ``[C]``, each once, or None."""
+    if chosen is None or (isinstance(chosen, int) and not isinstance(chosen, bool) and chosen > 0):
+        return
+    fits = isinstance(chosen, Tensor) and chosen.dtype == torch.int64 and chosen.ndim == 1 and len(chosen) > 0
+    if not fits or int(chosen.min()) < 0 or len(chosen.unique()) < len(chosen):
+        got = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else repr(chosen)
+        raise ConfigError(
+            f"{where} is {got}: expected how many of the first classes, at least 1, or int64 numbers of classes [C], each once and at "
+            "least 0"
+        )
+
+
+def chosen_classes(scores: AnyScores, chosen: Chosen, who: str) -> AnyScores:
+    """Scores of some of a model's classes, in the order given.
+
+    Raises:
+        ConfigError: classes that it does not have; sparse targets, of which none can be taken away: the mass of what was kept
+            and of what was not would no longer be that of one distribution.
+    """
+    if chosen is None or (isinstance(chosen, int) and chosen == scores.classes):
+        return scores
+    largest = chosen if isinstance(chosen, int) else int(chosen.max()) + 1
+    if largest > scores.classes:
+        raise ConfigError(
+            f"{who} has {scores.classes:,} classes, and the class map names number {largest - 1:,}: name classes from 0 to "
+            f"{scores.classes - 1:,}"
+        )
+    if isinstance(scores, SparseTargets):
+        raise ConfigError(
+            f"the class map names {chosen if isinstance(chosen, int) else len(chosen):,} of {who}'s {scores.classes:,} classes, and its "
+            f"targets are stored without the others ({scores.form}): the mass of one distribution cannot be divided anew; map the "
+            "classes before storing them (teacher.classes, or ModuleTeacher(model, classes=…))"
+        )
+    if isinstance(scores, HeadLogits):
+        return replace(scores, kept=chosen if scores.kept is None else _of_kept(scores.kept, chosen))
+    values = scores.members if isinstance(scores, MixtureLogits) else scores.at(1.0)
+    values = values[..., :chosen] if isinstance(chosen, int) else values.index_select(-1, chosen.to(values.device))
+    return replace(scores, members=values) if isinstance(scores, MixtureLogits) else Logits(values)
+
+
+def _of_kept(kept: int | Tensor, chosen: int | Tensor) -> int | Tensor:
+    if isinstance(kept, int):
+        return chosen
+    return kept[:chosen] if isinstance(chosen, int) else kept[chosen.to(kept.device)]
 
 
 @dataclass(frozen=True)

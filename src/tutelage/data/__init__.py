@@ -4,6 +4,7 @@ from tutelage.data.ids import content_ids, hex_id
 from tutelage.data.randomness import Draws
 from tutelage.data.sources import SOURCES, DataSource, load_source
 from tutelage.data.splits import Splits, keep_labels, noisy_labels, split
+from tutelage.data.tokens import next_token_labels, rows_of
 from tutelage.data.transfer_set import Batch, TransferSet
 from tutelage.data.views import (
     Chain,
@@ -37,6 +38,8 @@ __all__ = [
     "is_random",
     "keep_labels",
     "load_source",
+    "next_token_labels",
     "noisy_labels",
+    "rows_of",
     "split",
 ]

@@ -71,6 +71,7 @@ class Splits:
         Raises:
             DataError: an unknown class, one of which the transfer set has no labelled example, or every class.
         """
+        _refuse_tokens(self.train, "omit")
         names = self.class_labels()
         chosen = sorted({_class_index(name, names) for name in classes} | set(self.omitted))
         labels = self.train.known_labels
@@ -113,6 +114,7 @@ def split(
     Raises:
         DataError: a fraction that is not inside (0, 1), a split that would be empty, an overlap.
     """
+    _refuse_tokens(pool, "a stratified split")
     if isinstance(test, TransferSet):
         if drop_overlap:
             rest = torch.nonzero(~torch.isin(pool.ids, test.ids))[:, 0]
@@ -141,6 +143,7 @@ def keep_labels(transfer_set: TransferSet, count: int, seed: int = 0) -> Transfe
     Raises:
         DataError: there are fewer labels than that.
     """
+    _refuse_tokens(transfer_set, "labelled")
     labelled = torch.nonzero(transfer_set.known_labels != NO_LABEL)[:, 0]
     if not 0 <= count <= len(labelled):
         raise DataError(f"labelled: {count} asks for more labels than the {len(labelled)} that the transfer set has")
@@ -162,6 +165,7 @@ def noisy_labels(transfer_set: TransferSet, fraction: float, classes: int, seed:
     Raises:
         DataError: a fraction outside [0, 1), or fewer than two classes.
     """
+    _refuse_tokens(transfer_set, "label_noise")
     if not 0 <= fraction < 1 or classes < 2:
         raise DataError(
             f"label_noise: {fraction} of the labels over {classes} classes, expected a fraction in [0, 1) and at least two classes: "
@@ -174,6 +178,14 @@ def noisy_labels(transfer_set: TransferSet, fraction: float, classes: int, seed:
     step = Draws(seed, 0, transfer_set.ids[rows]).integers("wrong label", 1, classes - 1)[:, 0]
     labels[rows] = (labels[rows] + step) % classes
     return transfer_set.with_labels(labels)
+
+
+def _refuse_tokens(part: TransferSet, what: str) -> None:
+    if part.token_level:
+        raise DataError(
+            f"{what} goes by the label of each example, and these labels are {tuple(part.known_labels.shape)}, one a token: an example "
+            "would count once for each of its tokens; choose rows with select, and give Splits the three sets"
+        )
 
 
 def _class_index(name: int | str, names: Sequence[str]) -> int:

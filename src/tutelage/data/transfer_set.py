@@ -28,12 +28,14 @@ BY_CLASS = "class"
 class Batch(TypedDict):
     """One batch. ``teacher`` is there only where the teacher sees something else than the student.
 
-    ``ids[B]`` int64 content ids · ``labels[B]`` int64, ``NO_LABEL`` where absent · ``student`` and ``teacher``: a tensor
-    ``[B, ...]`` or a mapping of tensors.
+    ``ids[B]`` int64 content ids · ``labels[B]``, or ``[B, T]`` where rows are tokens, int64, ``NO_LABEL`` where absent ·
+    ``view[B]`` int64, which of its views each example is seen in, only where what the teacher sees varies · ``student`` and
+    ``teacher``: a tensor ``[B, ...]`` or a mapping of tensors.
     """
 
     ids: Tensor
     labels: Tensor
+    view: NotRequired[Tensor]
     student: Any
     teacher: NotRequired[Any]
 
@@ -44,11 +46,14 @@ class TransferSet(Dataset[Batch]):
 
     Held in memory and fetched a batch at a time. ``augment`` is applied to the raw inputs of training batches, so both
     models see the same augmented example; ``student_view`` and ``teacher_view`` then make what each model takes, in
-    training and in evaluation alike. All randomness is a function of (``seed``, epoch, id).
+    training and in evaluation alike. All randomness is a function of (``seed``, view, id), and an epoch shows one view.
+
+    Rows are examples, or tokens where ``labels`` are ``[B, T]``: ``labels[b, t]`` is the class that position t has to predict
+    (:func:`tutelage.data.next_token_labels`), and a position without a label is no row.
 
     Args:
         inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]`` or B texts.
-        labels: integer ``[B]``, ``NO_LABEL`` (−100) where there is none; None for no labels at all.
+        labels: integer ``[B]`` or ``[B, T]``, ``NO_LABEL`` (−100) where there is none; None for no labels at all.
         class_names: one name a class; by default the numbers.
         student_view: None for the inputs as they are.
         teacher_view: None for the student's view.
@@ -56,10 +61,12 @@ class TransferSet(Dataset[Batch]):
         seed: of the augmentation.
         metadata: by column, one text an example (a hospital, a device): what results are cut into slices by. No model sees it,
             and it is no part of the ids.
+        views: how many augmented views an example has: epoch e shows view e mod ``views``, so that a teacher's answers to them
+            all can be stored. None for a new view in each epoch.
 
     Raises:
         DataError: lengths differ, labels are not class indices, metadata is not texts, the set is empty, an input is NaN or
-            infinite.
+            infinite, ``views`` is below 1.
     """
 
     inputs: RawInputs
@@ -70,10 +77,12 @@ class TransferSet(Dataset[Batch]):
     augment: View | None = None
     seed: int = 0
     metadata: Mapping[str, Sequence[str]] | None = None
+    views: int | None = None
 
     def __post_init__(self) -> None:
         _check_inputs(self.inputs)
         _check_metadata(self.metadata, len(self))
+        _check_views(self.views)
         object.__setattr__(self, "labels", _checked_labels(self.labels, len(self), self.class_names))
 
     @classmethod
@@ -93,7 +102,7 @@ class TransferSet(Dataset[Batch]):
                 ``[B, F]``, or of equally long lists, passed to the models by name.
             label: a column of class indices or class names; null and −1 mean no label.
             metadata: columns of texts, class names, numbers or truth values, kept as texts to cut results into slices by.
-            views: ``student_view``, ``teacher_view``, ``augment`` and ``seed``, as for the class.
+            views: ``student_view``, ``teacher_view``, ``augment``, ``seed`` and ``views``, as for the class.
         """
         from tutelage.data.columns import read_columns, read_metadata
 
@@ -119,14 +128,20 @@ class TransferSet(Dataset[Batch]):
 
     @property
     def known_labels(self) -> Tensor:
-        """Labels int64 ``[B]``, ``NO_LABEL`` where absent."""
+        """Labels int64 ``[B]`` or ``[B, T]``, ``NO_LABEL`` where absent."""
         assert self.labels is not None
         return self.labels
 
     @property
     def labelled(self) -> int:
-        """How many examples have a label."""
-        return int((self.known_labels != NO_LABEL).sum())
+        """How many examples have a label; where rows are tokens, at least one."""
+        known = self.known_labels != NO_LABEL
+        return int((known.any(dim=1) if self.token_level else known).sum())
+
+    @property
+    def token_level(self) -> bool:
+        """Whether rows are tokens and not examples."""
+        return self.known_labels.ndim == 2
 
     @property
     def teacher_varies(self) -> bool:
@@ -164,7 +179,7 @@ class TransferSet(Dataset[Batch]):
         return other
 
     def batch(self, rows: Tensor, epoch: int = 0) -> Batch:
-        """The batch of these rows, int64 ``[B']``, as epoch ``epoch`` shows them.
+        """The batch of these examples, int64 ``[B']``, as epoch ``epoch`` shows them.
 
         Raises:
             DataError: a view changed its inputs in place, so that the other model would not see them as they are.
@@ -174,12 +189,15 @@ class TransferSet(Dataset[Batch]):
         labels = self.known_labels.index_select(0, rows)
         if self.augment is None and self.student_view is None and self.teacher_view is None:
             return {"ids": ids, "labels": labels, "student": inputs}
-        draws = Draws(self.seed, epoch, ids)
+        view = epoch if self.views is None else epoch % self.views
+        draws = Draws(self.seed, view, ids)
         if self.augment is not None:
             inputs = self.augment(inputs, draws)
         before = _versions(inputs)
         student = inputs if self.student_view is None else self.student_view(inputs, draws)
         batch: Batch = {"ids": ids, "labels": labels, "student": student}
+        if self.teacher_varies:
+            batch["view"] = torch.full_like(ids, view)
         if self.teacher_view is not None:
             batch["teacher"] = self.teacher_view(inputs, draws)
             if _versions(inputs) != before:
@@ -292,15 +310,23 @@ def _check_metadata(metadata: Any, length: int) -> None:
             )
 
 
+def _check_views(views: Any) -> None:
+    if views is not None and (not isinstance(views, int) or isinstance(views, bool) or views < 1):
+        raise DataError(f"views is {views!r}, expected at least 1, or None for a new view in each epoch")
+
+
 def _checked_labels(labels: Tensor | None, length: int, class_names: Sequence[str] | None) -> Tensor:
     if labels is None:
         return torch.full((length,), NO_LABEL, dtype=torch.int64)
     if not isinstance(labels, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - a list or an array is a likely slip
         raise DataError(
-            f"labels are a {type(labels).__name__}, expected an integer tensor [B]; convert with torch.as_tensor"
+            f"labels are a {type(labels).__name__}, expected an integer tensor [B] or [B, T]; convert with torch.as_tensor"
         )
-    if labels.ndim != 1 or len(labels) != length:
-        raise DataError(f"labels have shape {tuple(labels.shape)}, expected one for each of {length} examples")
+    if labels.ndim not in (1, 2) or len(labels) != length or (labels.ndim == 2 and labels.shape[1] < 2):
+        raise DataError(
+            f"labels have shape {tuple(labels.shape)}, expected one for each of {length} examples [B], or one a token [B, T] with T of "
+            "at least 2 (a column is made labels of examples by squeeze(1))"
+        )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
         raise DataError(
             f"labels are {labels.dtype}, expected integer class indices; a soft label is a teacher's signal, not a label"
@@ -310,6 +336,8 @@ def _checked_labels(labels: Tensor | None, length: int, class_names: Sequence[st
     if len(known) and int(known.min()) < 0:
         raise DataError(f"label {int(known.min())} is negative; mark a missing label with {NO_LABEL}")
     if class_names is not None and len(known) and int(known.max()) >= len(class_names):
-        row = int((labels >= len(class_names)).nonzero()[0])
-        raise DataError(f"label {int(labels[row])} of row {row} has no name among {len(class_names)} class names")
+        wrong = (labels >= len(class_names)).nonzero()[0]
+        raise DataError(
+            f"label {int(labels[tuple(wrong)])} of row {int(wrong[0])} has no name among {len(class_names)} class names"
+        )
     return labels
