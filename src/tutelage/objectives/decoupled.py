@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.errors import ObjectiveError
 from tutelage.objectives.divergence import row_divergence, working_dtype
-from tutelage.objectives.objective import Term, check_labels
+from tutelage.objectives.objective import Term
 from tutelage.objectives.response import (
     SOFT_NEEDS,
     check_flags,
@@ -21,6 +21,7 @@ from tutelage.objectives.response import (
     standardised,
     value_at,
 )
+from tutelage.objectives.row_loss import check_labels
 from tutelage.objectives.schedules import Schedule
 from tutelage.signals import NO_LABEL, Rows, Signals
 

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ObjectiveError
 from tutelage.objectives.divergence import check_classes
+from tutelage.objectives.head import head_losses
+from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.schedules import Constant, Schedule, as_schedule
-from tutelage.signals import NO_LABEL, Rows, Signals
+from tutelage.signals import NO_LABEL, HeadLogits, Rows, Signals
 
 _REMEDY = {
     "student.logits": "give the student a head that returns class logits",
@@ -98,6 +100,10 @@ class Term(_Algebra):
 
     def adjustments(self) -> str | None:
         """In words, what :meth:`fitted` put between the two sides (a projector, a pooling); None for nothing."""
+        return None
+
+    def row_loss(self, progress: float = 0.0) -> RowLoss | None:  # noqa: ARG002 - most terms are none
+        """What the term is where each row's logits alone decide that row's loss, so that a head need not be multiplied out."""
         return None
 
     def parts(self) -> tuple[tuple[Schedule, Term], ...]:
@@ -230,6 +236,14 @@ class Objective(_Algebra):
             counts: ``[len(components)]``, the global counts to divide by; this batch's own where None. With them, the
                 totals of accumulated batches add up to that of the one big batch.
         """
+        if isinstance(student.logits, HeadLogits):
+            counts_K = self.counts(rows) if counts is None else counts
+            return self._on_head(student.logits, (student, teacher), rows, progress, counts_K)
+        return self._one_by_one(student, teacher, rows, progress, counts)
+
+    def _one_by_one(
+        self, student: Signals, teacher: Signals | None, rows: Rows, progress: float, counts: Tensor | None
+    ) -> ObjectiveValue:
         weights = tuple(component.weight(progress) for component in self.components)
         sums: list[Tensor] = []
         own: list[Tensor] = []
@@ -247,6 +261,29 @@ class Objective(_Algebra):
         means = (sums_K.detach() / counts_K).unbind()
         components = {component.name: mean for component, mean in zip(self.components, means, strict=True)}
         return ObjectiveValue(_total(sums, sums_K, weights, counts_K), components)
+
+    def _on_head(
+        self, head: HeadLogits, signals: tuple[Signals, Signals | None], rows: Rows, progress: float, counts_K: Tensor
+    ) -> ObjectiveValue:
+        """As a call: what each row's logits decide in one pass over the head, and the other terms beside it."""
+        said = signals[1].logits if signals[1] is not None else None
+        asked = {k: component.term.row_loss(progress) for k, component in enumerate(self.components)}
+        losses = {k: loss for k, loss in asked.items() if loss is not None}
+        others = [k for k in asked if k not in losses]
+        counts = counts_K.clamp_min(1).tolist()
+        parts: list[Tensor] = []
+        means: dict[str, Tensor] = {}
+        if losses:
+            factors = [self.components[k].weight(progress) / counts[k] for k in losses]
+            total, sums = head_losses(head, said, list(losses.values()), factors, labels=rows["labels"])
+            parts.append(total)
+            means = {self.components[k].name: sums[place] / counts[k] for place, k in enumerate(losses)}
+        if others:
+            rest = Objective(tuple(self.components[k] for k in others))
+            outcome = rest._one_by_one(*signals, rows, progress, counts_K[others])
+            parts.append(outcome.total)
+            means |= outcome.components
+        return ObjectiveValue(sum(parts[1:], start=parts[0]), {c.name: means[c.name] for c in self.components})
 
     def validate(self) -> None:
         """Raise ObjectiveError for an objective that could never teach: no terms, or weights that are always zero."""
@@ -326,19 +363,3 @@ def as_objective(objective: Term | Objective) -> Objective:
     raise ObjectiveError(
         f"{objective!r} is no objective: expected a term or a sum of terms, such as 0.1 * CrossEntropy() + 0.9 * KL(temperature=4)"
     )
-
-
-def check_labels(labels_N: Tensor, classes: int) -> None:
-    """Raise ObjectiveError unless labels are int64 ``[N]``, each 0 ≤ label < classes or ``NO_LABEL``."""
-    if labels_N.ndim != 1 or labels_N.dtype != torch.int64:
-        raise ObjectiveError(
-            f"labels are {labels_N.dtype} of shape {tuple(labels_N.shape)}: expected int64 class indices [N]"
-        )
-    wrong_N = (labels_N != NO_LABEL) & ((labels_N < 0) | (labels_N >= classes))
-    if bool(wrong_N.any()):
-        row = int(wrong_N.nonzero()[0])
-        raise ObjectiveError(
-            f"label {int(labels_N[row])} in row {row}, but the student has {classes:,} classes (0 to {classes - 1:,}; "
-            f"{NO_LABEL} means no label): the loss would be read off another row's memory or crash the device; give the "
-            "student more classes, or renumber the labels"
-        )

@@ -14,9 +14,12 @@ from torch import Tensor
 from tutelage.errors import ConfigError, ObjectiveError
 from tutelage.objectives.definitions import DEFINITIONS
 from tutelage.objectives.divergence import check_classes, check_temperature, row_divergence, working_dtype
-from tutelage.objectives.objective import Term, check_labels
+from tutelage.objectives.head import head_losses
+from tutelage.objectives.objective import Term
+from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.schedules import Constant, Schedule, as_schedule, nearest
-from tutelage.signals import NO_LABEL, ClassScores, Rows, Signals, whole
+from tutelage.objectives.sparse import row_sparse
+from tutelage.signals import NO_LABEL, ClassScores, HeadLogits, Rows, Signals, SparseTargets, whole
 
 SOFT_NEEDS = frozenset({"student.logits", "teacher.logits"})
 
@@ -55,6 +58,9 @@ class CrossEntropy(Term):
         progress: float = 0.0,  # noqa: ARG002 - every term's signature
     ) -> tuple[Tensor, Tensor]:
         """(sum over labelled rows in nats, their number). Raises ObjectiveError for a label outside the classes."""
+        if isinstance(student.logits, HeadLogits):
+            total, _ = head_losses(student.logits, None, [self.row_loss()], [1.0], labels=rows["labels"])
+            return total, self.count(rows)
         logits_NC, labels_N = logits_of(student, "student", self.name).at(1.0), rows["labels"]
         if logits_NC.dtype in (torch.float16, torch.bfloat16):
             logits_NC = logits_NC.float()
@@ -68,6 +74,9 @@ class CrossEntropy(Term):
             check_labels(labels_N, logits_NC.shape[1])
             raise
         return total, self.count(rows)
+
+    def row_loss(self, progress: float = 0.0) -> RowLoss:  # noqa: ARG002 - the same throughout
+        return RowLoss(None, label_smoothing=self.label_smoothing)
 
     def _smoothed(self, logits_NC: Tensor, labels_N: Tensor) -> Tensor:
         log_p_NC = torch.log_softmax(logits_NC, dim=-1)
@@ -118,8 +127,10 @@ class KL(Term):
         self, student: Signals, teacher: Signals | None, rows: Rows, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """(sum over all rows in nats, times T² by default; the number of rows)."""
-        total = _soft_sum(self, f"{self.direction}_kl", {}, student, teacher, progress)
-        return total, self.count(rows)
+        return _soft_sum(self, f"{self.direction}_kl", {}, student, teacher, progress), self.count(rows)
+
+    def row_loss(self, progress: float = 0.0) -> RowLoss | None:
+        return _row_loss(self, f"{self.direction}_kl", {}, progress)
 
     def describe(self) -> dict[str, Any]:
         """``{"term": "kl", "temperature": T, …}``."""
@@ -186,8 +197,10 @@ class Divergence(Term):
         self, student: Signals, teacher: Signals | None, rows: Rows, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """(sum over all rows in nats, times T² by default; the number of rows)."""
-        total = _soft_sum(self, self.name, dict(self.params), student, teacher, progress)
-        return total, self.count(rows)
+        return _soft_sum(self, self.name, dict(self.params), student, teacher, progress), self.count(rows)
+
+    def row_loss(self, progress: float = 0.0) -> RowLoss | None:
+        return _row_loss(self, self.name, dict(self.params), progress)
 
     def describe(self) -> dict[str, Any]:
         """``{"term": the divergence's name, "temperature": T, …}``."""
@@ -285,6 +298,16 @@ def logit_pair(term: Term, student: Signals, teacher: Signals | None, temperatur
     return mine.at(temperature), theirs.at(temperature).detach()
 
 
+def _row_loss(term: KL | Divergence, divergence: str, params: Mapping[str, float], progress: float) -> RowLoss | None:
+    # a z-score needs the whole row before any of it has a probability
+    return None if term.standardise else _asked(term, divergence, params, progress)
+
+
+def _asked(term: KL | Divergence, divergence: str, params: Mapping[str, float], progress: float) -> RowLoss:
+    temperature = value_at(term.temperature, progress)
+    return RowLoss(divergence, temperature, params, temperature * temperature if term.scale_by_t2 else 1.0)
+
+
 def _soft_sum(
     term: KL | Divergence,
     divergence: str,
@@ -293,11 +316,17 @@ def _soft_sum(
     teacher: Signals | None,
     progress: float,
 ) -> Tensor:
-    temperature = value_at(term.temperature, progress)
+    asked = _asked(term, divergence, params, progress)
+    temperature, scale = asked.temperature, asked.scale
+    said = teacher.logits if teacher is not None else None
+    if isinstance(student.logits, HeadLogits) and not term.standardise:
+        return head_losses(student.logits, said, [asked], [1.0])[0]
+    if isinstance(said, SparseTargets) and not term.standardise:
+        mine = logits_of(student, "student", term.name).at(temperature)
+        return row_sparse(divergence, mine, said, temperature, params, scale).sum()
     student_NC, teacher_NC = logit_pair(term, student, teacher, 1.0 if term.standardise else temperature)
     if term.standardise:
         student_NC, teacher_NC = standardised(student_NC), standardised(teacher_NC)
-    scale = temperature * temperature if term.scale_by_t2 else 1.0
     return row_divergence(divergence, student_NC, teacher_NC, temperature, params, scale=scale, summed=True)
 
 

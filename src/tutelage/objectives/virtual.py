@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.errors import ObjectiveError
 from tutelage.objectives.divergence import row_divergence
-from tutelage.objectives.objective import Term, check_labels
+from tutelage.objectives.objective import Term
 from tutelage.objectives.response import (
     check_flags,
     describe_fields,
@@ -20,6 +20,7 @@ from tutelage.objectives.response import (
     set_temperature,
     value_at,
 )
+from tutelage.objectives.row_loss import check_labels
 from tutelage.objectives.schedules import Schedule
 from tutelage.signals import NO_LABEL, Rows, Signals
 
