@@ -3,13 +3,16 @@
 from tutelage.teachers.ensemble import EnsembleTeacher
 from tutelage.teachers.memory import FEATURE_BUDGET, MemoryTeacher, why_not_kept
 from tutelage.teachers.module import ModuleTeacher, ShowsLayers, Teacher, as_teacher
+from tutelage.teachers.stored import ANSWER_BUDGET, StoredTeacher
 
 __all__ = [
+    "ANSWER_BUDGET",
     "FEATURE_BUDGET",
     "EnsembleTeacher",
     "MemoryTeacher",
     "ModuleTeacher",
     "ShowsLayers",
+    "StoredTeacher",
     "Teacher",
     "as_teacher",
     "why_not_kept",
