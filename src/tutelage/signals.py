@@ -282,13 +282,16 @@ def check_chosen(chosen: object, where: str) -> None:
     """Raise ConfigError unless these name classes: a number above 0, int64 numbers ``[C]``, each once, or None."""
     if chosen is None or (isinstance(chosen, int) and not isinstance(chosen, bool) and chosen > 0):
         return
-    fits = isinstance(chosen, Tensor) and chosen.dtype == torch.int64 and chosen.ndim == 1 and len(chosen) > 0
-    if not fits or int(chosen.min()) < 0 or len(chosen.unique()) < len(chosen):
-        got = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else repr(chosen)
-        raise ConfigError(
-            f"{where} is {got}: expected how many of the first classes, at least 1, or int64 numbers of classes [C], each once and at "
-            "least 0"
-        )
+    got = repr(chosen)
+    if isinstance(chosen, Tensor):
+        numbers = chosen.dtype == torch.int64 and chosen.ndim == 1 and len(chosen) > 0
+        if numbers and int(chosen.min()) >= 0 and len(chosen.unique()) == len(chosen):
+            return
+        got = f"{chosen.dtype} {tuple(chosen.shape)}"
+    raise ConfigError(
+        f"{where} is {got}: expected how many of the first classes, at least 1, or int64 numbers of classes [C], each once and at "
+        "least 0"
+    )
 
 
 def chosen_classes(scores: AnyScores, chosen: Chosen, who: str) -> AnyScores:

@@ -1,18 +1,24 @@
-"""Load a model, call it, and find the logits in what it returns, with what its inner layers gave."""
+"""Load a model, call it, and find the logits in what it returns, or its head, with what its inner layers gave."""
 
 from tutelage.models.calling import class_logits, count_parameters, on_device
 from tutelage.models.layers import block_names, check_layers
 from tutelage.models.loading import ModelSource, import_from_file, load_model
+from tutelage.models.rows import bad_rows, count_rows, scores_and_features, scores_on, taken_rows
 from tutelage.models.tapping import logits_and_features
 
 __all__ = [
     "ModelSource",
+    "bad_rows",
     "block_names",
     "check_layers",
     "class_logits",
     "count_parameters",
+    "count_rows",
     "import_from_file",
     "load_model",
     "logits_and_features",
     "on_device",
+    "scores_and_features",
+    "scores_on",
+    "taken_rows",
 ]

@@ -57,21 +57,22 @@ def run_model(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
     return model(**{name: value for name, value in inputs.items() if accepted is None or name in accepted}, **options)
 
 
-def logits_in(model: nn.Module, output: Any) -> Tensor:
-    """The class logits ``[B, C]`` in what ``model`` returned.
+def logits_in(model: nn.Module, output: Any, *, per_token: bool = False) -> Tensor:
+    """The class logits ``[B, C]`` in what ``model`` returned, ``[B, T, C]`` where it answers for each token.
 
     Raises:
-        ModelError: it holds no floating-point logits ``[B, C]``.
+        ModelError: it holds no floating-point logits of that shape.
     """
-    logits = _find_logits(output)
+    logits = find_logits(output)
     if logits is None:
         raise ModelError(
             f"{type(unwrapped(model)).__name__} returned {describe_output(output)}, expected a tensor, a mapping or an object with "
             "'logits', or a tuple that begins with a tensor: wrap the model so that its forward returns the class logits"
         )
-    if logits.ndim != 2:
+    if logits.ndim != (3 if per_token else 2):
+        axes = "examples, tokens, classes" if per_token else "examples, classes"
         raise ModelError(
-            f"{type(unwrapped(model)).__name__} gave logits of shape {tuple(logits.shape)}, expected [examples, classes]: another "
+            f"{type(unwrapped(model)).__name__} gave logits of shape {tuple(logits.shape)}, expected [{axes}]: another "
             "axis would be taken for classes and the wrong things compared; reshape inside the model"
         )
     if not logits.is_floating_point():
@@ -108,7 +109,8 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _find_logits(output: Any) -> Tensor | None:
+def find_logits(output: Any) -> Tensor | None:
+    """The tensor that stands for the logits in what a model returned, of whatever shape; None where there is none."""
     if isinstance(output, Tensor):
         return output
     found: Any = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)

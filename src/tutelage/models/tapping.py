@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.models.calling import Inputs, class_logits, describe_output, logits_in, run_model, unwrapped
+from tutelage.models.calling import Inputs, describe_output, logits_in, run_model, unwrapped
 from tutelage.models.layers import Kind, check_index, check_indexed, indexed, submodule
 
 _CAPTURING = "transformers.utils.output_capturing"
@@ -32,8 +32,26 @@ def logits_and_features(model: nn.Module, inputs: Inputs, layers: Sequence[str])
         ModelError: as ``class_logits`` and ``check_layers``; a layer that did not run, or ran more than once, or gave no
             floating-point tensor with one row an example.
     """
+    output, found = run_tapped(model, inputs, layers)
+    logits = logits_in(model, output)
+    expect_examples(model, found, len(logits))
+    return logits, found
+
+
+def run_tapped(
+    model: nn.Module, inputs: Inputs, layers: Sequence[str], **options: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    """Run ``model`` once, and return whatever it returns with what the named layers gave.
+
+    Args:
+        model, inputs, layers: as for :func:`logits_and_features`.
+        options: more keyword arguments of the model's ``forward``.
+
+    Raises:
+        ModelError: as :func:`logits_and_features`, but for what concerns the logits and the number of rows.
+    """
     if not layers:
-        return class_logits(model, inputs), {}
+        return run_model(model, inputs, **options), {}
     asked: dict[str, tuple[Kind, int]] = {}
     taps: dict[str, _Tap] = {}
     for layer in layers:
@@ -43,15 +61,12 @@ def logits_and_features(model: nn.Module, inputs: Inputs, layers: Sequence[str])
             asked[layer] = meant
         else:
             taps[layer] = _Tap()
-    options = {f"output_{kind}": True for kind in sorted({kind for kind, _ in asked.values()})}
-    with _tapped(model, taps), _without_capturing_left(model, bool(options)):
-        output = run_model(model, inputs, **options)
-    logits = logits_in(model, output)
+    wanted = {f"output_{kind}": True for kind in sorted({kind for kind, _ in asked.values()})}
+    with _tapped(model, taps), _without_capturing_left(model, bool(wanted)):
+        output = run_model(model, inputs, **options, **wanted)
     found = {layer: _given(model, output, layer, *asked[layer]) for layer in asked}
     found |= {layer: _heard(model, layer, tap) for layer, tap in taps.items()}
-    for layer, values in found.items():
-        _expect_rows(model, layer, values, len(logits))
-    return logits, {layer: found[layer] for layer in layers}
+    return output, {layer: found[layer] for layer in layers}
 
 
 class _Tap:
@@ -141,14 +156,16 @@ def _heard(model: nn.Module, layer: str, tap: _Tap) -> Tensor:
     return tap.values
 
 
-def _expect_rows(model: nn.Module, layer: str, values: Tensor, rows: int) -> None:
-    who = f"layer {layer!r} of {type(unwrapped(model)).__name__}"
-    if values.ndim == 0 or len(values) != rows:
-        raise ModelError(
-            f"{who} gave shape {tuple(values.shape)} for {rows} examples, expected [examples, ...]: another axis would be taken for "
-            "examples and one example compared with another; name a layer whose first axis is the batch"
-        )
-    if not values.is_floating_point():
-        raise ModelError(
-            f"{who} gave {values.dtype}, expected floating-point values: whole numbers have no gradient; name another layer"
-        )
+def expect_examples(model: nn.Module, features: Mapping[str, Tensor], rows: int) -> None:
+    """Raise ModelError unless each layer gave floats with one row an example."""
+    for layer, values in features.items():
+        who = f"layer {layer!r} of {type(unwrapped(model)).__name__}"
+        if values.ndim == 0 or len(values) != rows:
+            raise ModelError(
+                f"{who} gave shape {tuple(values.shape)} for {rows} examples, expected [examples, ...]: another axis would be taken for "
+                "examples and one example compared with another; name a layer whose first axis is the batch"
+            )
+        if not values.is_floating_point():
+            raise ModelError(
+                f"{who} gave {values.dtype}, expected floating-point values: whole numbers have no gradient; name another layer"
+            )

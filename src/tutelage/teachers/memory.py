@@ -91,13 +91,18 @@ class MemoryTeacher:
             budget_bytes: what these may take.
 
         Raises:
-            TeacherError: what the teacher sees changes from epoch to epoch, so that no one answer stands for it; it gives
-                no logits; or its features cannot be kept (:func:`why_not_kept`).
+            TeacherError: what the teacher sees changes from epoch to epoch, so that no one answer stands for it; rows are
+                tokens; it gives no logits; or its features cannot be kept (:func:`why_not_kept`).
         """
         if transfer_set.teacher_varies:
             raise TeacherError(
                 "the teacher's view is random: an answer kept from one epoch would be given for other inputs; ask the teacher itself, "
                 "or make its view deterministic (random = False)"
+            )
+        if transfer_set.token_level:
+            raise TeacherError(
+                f"labels are {tuple(transfer_set.known_labels.shape)}, one a token: an example has many rows, and the memory keeps one "
+                "for each id; write a label store (tutelage label), or ask the teacher itself"
             )
         teacher = as_teacher(teacher)
         if layers:

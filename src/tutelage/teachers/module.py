@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Batch, hex_id
+from tutelage.data import Batch, hex_id, rows_of
 from tutelage.errors import TeacherError
-from tutelage.models import check_layers, logits_and_features, on_device
-from tutelage.signals import ClassScores, Logits, Signals, whole
+from tutelage.models import check_layers, count_rows, on_device, scores_and_features, scores_on
+from tutelage.signals import (
+    Chosen,
+    ClassScores,
+    HeadLogits,
+    Logits,
+    Signals,
+    check_chosen,
+    chosen_classes,
+    whole,
+)
 
 
 @runtime_checkable
@@ -47,11 +57,18 @@ class ModuleTeacher:
     Args:
         model: any module that :func:`tutelage.models.class_logits` can call.
         allow_masked_classes: take −inf as "this class is impossible"; otherwise −inf is an error like NaN and +inf.
+        classes: which of its classes it is asked about, and in what order: ``n`` for its first n, int64 ``[C]`` numbers, or
+            None for all; the others have no part in its distribution (a vocabulary that is padded for the hardware).
+
+    Raises:
+        ConfigError: ``classes`` that name none.
     """
 
-    def __init__(self, model: nn.Module, *, allow_masked_classes: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, allow_masked_classes: bool = False, classes: Chosen = None) -> None:
+        check_chosen(classes, "classes")
         self.model = model
         self.allow_masked_classes = allow_masked_classes
+        self.classes = classes
         self.layers: tuple[str, ...] = ()
 
     def with_features(self, layers: Sequence[str]) -> ModuleTeacher:
@@ -63,33 +80,51 @@ class ModuleTeacher:
         if tuple(layers) == self.layers:
             return self
         check_layers(self.model, layers)
-        showing = ModuleTeacher(self.model, allow_masked_classes=self.allow_masked_classes)
+        showing = ModuleTeacher(self.model, allow_masked_classes=self.allow_masked_classes, classes=self.classes)
         showing.layers = tuple(dict.fromkeys(layers))
         return showing
 
     def signals(self, batch: Batch) -> Signals:
-        """The model's logits ``[B, C]`` on the teacher view, on the batch's device, and the layers' features ``[B, ...]``.
+        """The model's scores of the batch's rows on the teacher view, on the batch's device, and the layers' features ``[N, ...]``.
+
+        Rows are examples, or tokens where labels are ``[B, T]``: those positions of the *teacher's* view that have a label.
 
         Raises:
-            TeacherError: NaN or infinity in the logits or features, and the message names the example; another number of
-                rows than the batch has examples.
+            TeacherError: NaN or infinity in the logits or features, or in what its head is given, and the message names the
+                example; another number of rows than the batch has.
+            ConfigError: ``classes`` that the model does not have.
             ModelError: the model returned no logits, or a layer gave no features.
         """
-        device = batch["ids"].device
+        device, ids, name = batch["ids"].device, rows_of(batch)["ids"], type(self.model).__name__
         with _answering(self.model):
-            values, found = logits_and_features(self.model, _teacher_view(batch, self.model), self.layers)
-        values = values.to(device)
-        if len(values) != len(batch["ids"]):
+            given, found = scores_and_features(
+                self.model, _teacher_view(batch, self.model), batch["labels"], self.layers
+            )
+        if count_rows(given) != len(ids):
             raise TeacherError(
-                f"teacher {type(self.model).__name__} gave {len(values)} rows for {len(batch['ids'])} examples: rows would meet other "
+                f"teacher {name} gave {count_rows(given)} rows for {len(ids)} examples: rows would meet other "
                 "examples' rows, or one be broadcast to all; return one row an example"
             )
-        refuse_non_finite(values, batch["ids"], self.allow_masked_classes, type(self.model).__name__)
-        features = {layer: given.to(device) for layer, given in found.items()}
-        for layer, given in features.items():
-            rows = given.reshape(len(given), -1)
-            refuse_non_finite(rows, batch["ids"], False, f"{type(self.model).__name__}, layer {layer!r},")
-        return Signals(Logits(values), features)
+        features = {layer: values.to(device) for layer, values in found.items()}
+        scores = scores_on(_detached(given), device)
+        if isinstance(scores, Logits):
+            refuse_non_finite(scores.values, ids, self.allow_masked_classes, name)
+        else:
+            refuse_non_finite(scores.hidden, ids, False, f"{name}, before its head,")
+        for layer, values in features.items():
+            refuse_non_finite(
+                values.flatten(1) if values.ndim > 1 else values[:, None], ids, False, f"{name}, layer {layer!r},"
+            )
+        return Signals(chosen_classes(scores, self.classes, f"teacher {name}"), features)
+
+
+def _detached(scores: Logits | HeadLogits) -> Logits | HeadLogits:
+    """Without the head's parameters, of which no gradient shall come."""
+    if isinstance(scores, Logits):
+        return scores
+    return replace(
+        scores, weight=scores.weight.detach(), bias=scores.bias.detach() if scores.bias is not None else None
+    )
 
 
 def as_teacher(teacher: Any) -> Teacher:

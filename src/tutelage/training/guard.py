@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import hex_id
+from tutelage.data import hex_id, rows_of
 from tutelage.errors import NonFiniteError, TutelageError
-from tutelage.models import logits_and_features
+from tutelage.models import bad_rows, count_rows, scores_and_features, taken_rows
 from tutelage.objectives import Component, Objective
-from tutelage.signals import Logits, MixtureLogits, Rows, Signals, SparseTargets, layers_needed
+from tutelage.signals import ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed, whole
 from tutelage.teachers import Teacher
 
 _IDS_SHOWN = 5
+#: Numbers of a head's logits that are looked at together.
+_BLOCK = 1 << 22
 
 
 def non_finite_error(
-    model: nn.Module, objective: Objective, teacher: Teacher | None, batches: Sequence[Any], step: int, progress: float
+    model: nn.Module,
+    objective: Objective,
+    teacher: Teacher | None,
+    batches: Sequence[Any],
+    step: int,
+    progress: float,
+    class_map: ClassMap | None = None,
 ) -> NonFiniteError:
     """Go over a step's batches again, one component at a time, and say what is not finite and for which examples."""
     findings: list[str] = []
@@ -31,29 +38,25 @@ def non_finite_error(
     layers = layers_needed(objective.needs, "student")
     for batch in batches:
         with torch.no_grad():
-            values, features = logits_and_features(model, batch["student"], layers)
-        rows: Rows = {"labels": batch["labels"], "ids": batch["ids"]}
-        bad_rows = bad_logits(values)
-        if bool(bad_rows.any()):
-            findings.append(f"the student's own logits are not finite for {name_examples(rows['ids'][bad_rows])}")
+            scores, features = scores_and_features(model, batch["student"], batch["labels"], layers)
+        ids = rows_of(batch)["ids"]
+        bad = bad_rows(scores)
+        if bool(bad.any()):
+            findings.append(f"the student's own logits are not finite for {name_examples(ids[bad])}")
             continue
         found = [layer for layer in layers if not _fine_rows([features[layer]]).all()]
         if found:
-            bad_rows = ~_fine_rows([features[layer] for layer in found])
+            bad = ~_fine_rows([features[layer] for layer in found])
             findings.append(
-                f"what the student's {', '.join(map(repr, found))} gave is not finite for {name_examples(rows['ids'][bad_rows])}"
+                f"what the student's {', '.join(map(repr, found))} gave is not finite for {name_examples(ids[bad])}"
             )
             continue
-        student = Signals(Logits(values), features)
         said = teacher.signals(batch) if teacher is not None else None
-        for component in objective.components:
-            if component.weight(progress) == 0.0:
-                continue  # it is in the log only, and not in the loss
-            bad_rows = _bad_rows(component, student, said, rows, progress)
-            if bool(bad_rows.any()):
-                findings.append(
-                    f"component {component.name!r} is not finite for {name_examples(rows['ids'][bad_rows])}"
-                )
+        if class_map is not None:
+            scores = class_map.of_student(scores)
+            if said is not None and said.logits is not None:
+                said = Signals(class_map.of_teacher(said.logits), said.features)
+        findings += _bad_components(objective, Signals(scores, features), said, rows_of(batch), progress)
     if not findings:
         ids = torch.cat([batch["ids"] for batch in batches])
         elsewhere = ", or another process names the examples" if torch.distributed.is_initialized() else ""
@@ -76,16 +79,37 @@ def non_finite_weights(model: nn.Module) -> str | None:
     return f"the student's weights were not finite before the step ({', '.join(names[:3])}{', …' if names[3:] else ''})"
 
 
-def bad_logits(values: Tensor) -> Tensor:
-    """``[N]`` bool: rows of logits ``[N, C]`` with NaN or +inf; −inf may be a masked class."""
-    return (torch.isnan(values) | (values == torch.inf)).any(1)
-
-
 def name_examples(ids: Tensor) -> str:
-    """The first of the ids, as a person can look them up."""
-    shown = ", ".join(hex_id(content_id) for content_id in ids[:_IDS_SHOWN].tolist())
-    more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
+    """The first of the ids, each once, as a person can look them up."""
+    distinct = list(dict.fromkeys(ids.tolist()))
+    shown = ", ".join(hex_id(content_id) for content_id in distinct[:_IDS_SHOWN])
+    more = f" and {len(distinct) - _IDS_SHOWN} more" if len(distinct) > _IDS_SHOWN else ""
     return f"example ids {shown}{more}"
+
+
+def _bad_components(
+    objective: Objective, student: Signals, said: Signals | None, rows: Rows, progress: float
+) -> list[str]:
+    """What is not finite of each component, in words; a head is multiplied out for some rows at a time."""
+    scores = student.logits
+    assert isinstance(scores, Logits | HeadLogits)
+    count = count_rows(scores)
+    size = count if isinstance(scores, Logits) else max(_BLOCK // scores.classes, 1)
+    findings: list[str] = []
+    for component in objective.components:
+        if component.weight(progress) == 0.0:
+            continue  # it is in the log only, and not in the loss
+        bad: list[Tensor] = []
+        for start in range(0, count, max(size, 1)):
+            some = slice(start, start + size)
+            with torch.no_grad():
+                values = whole(taken_rows(scores, some), "looking for what is not finite").at(1.0)
+            mine = Signals(Logits(values), {layer: given[some] for layer, given in student.features.items()})
+            part: Rows = {"labels": rows["labels"][some], "ids": rows["ids"][some]}
+            bad.append(_bad_rows(component, mine, _rows_in(said, some), part, progress))
+        if bad and bool((every := torch.cat(bad)).any()):
+            findings.append(f"component {component.name!r} is not finite for {name_examples(rows['ids'][every])}")
+    return findings
 
 
 def _all_finite(module: nn.Module) -> bool:
@@ -112,10 +136,10 @@ def _bad_rows(component: Component, student: Signals, said: Signals | None, rows
     for row in range(len(alone)):
         one = slice(row, row + 1)
         one_row: Rows = {"labels": rows["labels"][one], "ids": rows["ids"][one]}
-        the_student = _row_of(student, one)
+        the_student = _rows_in(student, one)
         assert the_student is not None
         try:
-            row_fine, row_gradient_fine = _look(component, the_student, _row_of(said, one), one_row, progress)
+            row_fine, row_gradient_fine = _look(component, the_student, _rows_in(said, one), one_row, progress)
         except TutelageError:
             break  # a term that relates rows may refuse one alone
         alone[row] = not row_fine or not bool(row_gradient_fine.all())
@@ -144,14 +168,8 @@ def _look(
     return finite and bool(torch.isfinite(total)), _fine_rows(at_leaves)
 
 
-def _row_of(said: Signals | None, one: slice) -> Signals | None:
+def _rows_in(said: Signals | None, some: slice) -> Signals | None:
     if said is None:
         return None
-    features = {layer: values[one] for layer, values in said.features.items()}
-    scores = said.logits
-    if isinstance(scores, MixtureLogits):
-        return Signals(MixtureLogits(scores.members[:, one], scores.weights), features)
-    if isinstance(scores, SparseTargets):
-        entropy = None if scores.entropy is None else scores.entropy[one]
-        return Signals(replace(scores, ids=scores.ids[one], probs=scores.probs[one], entropy=entropy), features)
-    return Signals(Logits(scores.at(1.0)[one]) if scores is not None else None, features)
+    features = {layer: values[some] for layer, values in said.features.items()}
+    return Signals(taken_rows(said.logits, some) if said.logits is not None else None, features)

@@ -15,8 +15,9 @@ from transformers import TrainingArguments
 
 from tutelage.data import Batch, TransferSet
 from tutelage.errors import CheckpointError
+from tutelage.models import taken_rows
 from tutelage.objectives import Objective
-from tutelage.signals import Signals, SparseTargets
+from tutelage.signals import ClassMap, Signals, SparseTargets
 from tutelage.training.checkpoints import Fingerprint, compare_fingerprints
 
 #: Arguments that decide the weights; the others (logging, saving, hub) may change between a run and its resumption.
@@ -48,12 +49,19 @@ _DECISIVE_ARGUMENTS = (
 )
 
 _PROBE = "probe"
+#: Rows of the teacher's answers that a probe looks at: an example of text has hundreds, over a large vocabulary.
+_ROWS_PROBED = 8
 #: Relative differences that another machine, thread count or precision explains, and another view or teacher does not.
 _TOLERANCE = {"student_view": 1e-4, "teacher_view": 1e-4, "teacher": 2e-2, "teacher_features": 2e-2}
 
 
 def describe_run(
-    args: TrainingArguments, objective: Objective, student: nn.Module, data: TransferSet, optimizer: str
+    args: TrainingArguments,
+    objective: Objective,
+    student: nn.Module,
+    data: TransferSet,
+    optimizer: str,
+    class_map: ClassMap | None = None,
 ) -> dict[str, Any]:
     """Plain JSON values, equal for two runs only if they train the same student on the same data in the same way.
 
@@ -63,6 +71,7 @@ def describe_run(
         student: its kind, layers and the shapes of its weights count, not their values.
         data: the transfer set.
         optimizer: what is known of an optimiser that the user made, or ``""``.
+        class_map: which classes student and teacher share, where that was declared.
     """
     digest = sha256(data.ids.numpy().tobytes() + data.known_labels.numpy().tobytes())
     weights = [(name, tuple(values.shape), str(values.dtype)) for name, values in student.state_dict().items()]
@@ -77,6 +86,8 @@ def describe_run(
         "augmentation": f"{_described(data.augment)}, seed {data.seed}" if data.augment is not None else "none",
         "student_view": _described(data.student_view),
         "teacher_view": _described(data.teacher_view),
+        **({"views": data.views} if data.views is not None else {}),
+        **({"class_map": _map_in_words(class_map)} if class_map is not None else {}),
         **({"optimizer": optimizer} if optimizer else {}),
     }
 
@@ -100,7 +111,7 @@ def probe(batch: Batch, said: Signals | None) -> dict[str, list[float]]:
     if "teacher" in batch:
         found["teacher_view"] = _sketch(batch["teacher"])
     if said is not None and said.logits is not None:
-        scores = said.logits
+        scores = taken_rows(said.logits, slice(_ROWS_PROBED))
         found["teacher"] = _sketch(scores.probs if isinstance(scores, SparseTargets) else scores.at(1.0))
     if said is not None and said.features:
         found["teacher_features"] = _sketch(said.features)
@@ -156,6 +167,11 @@ def _sketch(values: Any) -> list[float]:
 def _described(thing: Any) -> str:
     """``repr`` without the memory addresses, which differ from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing)) if thing is not None else "none"
+
+
+def _map_in_words(class_map: ClassMap) -> str:
+    said = str(class_map.describe())
+    return said if len(said) <= 80 else f"{said[:60]}…, {sha256(said.encode()).hexdigest()[:16]}"
 
 
 def _plain(value: Any) -> Any:

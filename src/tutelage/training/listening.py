@@ -12,27 +12,43 @@ from accelerate.utils import send_to_device
 from torch import nn
 from transformers import TrainingArguments
 
-from tutelage.data import TransferSet
+from tutelage.data import Batch, TransferSet, rows_of
 from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
-from tutelage.models import logits_and_features
+from tutelage.models import bad_rows, count_rows, scores_and_features, scores_on
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective
-from tutelage.signals import Logits, Rows, Signals, layers_needed
+from tutelage.signals import ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
 from tutelage.teachers import ShowsLayers, Teacher
-from tutelage.training.guard import bad_logits, name_examples, non_finite_weights
+from tutelage.training.guard import name_examples, non_finite_weights
 from tutelage.training.term_weights import UNSHARDED
+
+__all__ = [
+    "all_rows",
+    "check_labels_for",
+    "first_signals",
+    "refuse_what_taps_do_not_survive",
+    "rows_of",
+    "say_adjustments",
+    "showing",
+    "student_signals",
+    "teacher_signals",
+]
 
 logger = logging.getLogger(__name__)
 
+ALL_CLASSES = ClassMap()
 
-def student_signals(model: nn.Module, inputs: Any, layers: Sequence[str]) -> Signals:
-    """The student's logits ``[B, C]`` and these layers' features ``[B, ...]``, with whatever gradient the caller allows.
+
+def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_map: ClassMap = ALL_CLASSES) -> Signals:
+    """The student's scores of the batch's N rows and these layers' features ``[N, ...]``, with whatever gradient the caller allows.
 
     Raises:
         ModelError: it returns no logits, a layer gives no features, or no gradient would reach it from there.
+        ConfigError: a class map of other classes than the student's.
     """
-    values, features = logits_and_features(model, inputs, layers)
-    if torch.is_grad_enabled() and values.requires_grad:
+    scores, features = scores_and_features(model, batch["student"], batch["labels"], layers)
+    own = scores.values if isinstance(scores, Logits) else scores.hidden
+    if torch.is_grad_enabled() and own.requires_grad:
         for layer, given in features.items():
             if not given.requires_grad:
                 raise ModelError(
@@ -40,7 +56,20 @@ def student_signals(model: nn.Module, inputs: Any, layers: Sequence[str]) -> Sig
                     "nothing, with a falling loss to show for its projector; unfreeze what comes before it, do not detach it, and with "
                     "gradient checkpointing say use_reentrant=False"
                 )
-    return Signals(Logits(values), features)
+    return Signals(class_map.of_student(scores), features)
+
+
+def teacher_signals(teacher: Teacher | None, batch: Batch, class_map: ClassMap = ALL_CLASSES) -> Signals | None:
+    """What the teacher says of a batch, of the classes that both know; None without a teacher.
+
+    Raises:
+        TeacherError, ModelError: as the teacher's own.
+        ConfigError: a class map of other classes than the teacher's.
+    """
+    if teacher is None:
+        return None
+    said = teacher.signals(batch)
+    return said if said.logits is None else Signals(class_map.of_teacher(said.logits), said.features)
 
 
 def showing(teacher: Teacher | None, layers: Sequence[str]) -> Teacher | None:
@@ -52,35 +81,38 @@ def showing(teacher: Teacher | None, layers: Sequence[str]) -> Teacher | None:
     return teacher.with_features(layers) if isinstance(teacher, ShowsLayers) else teacher
 
 
-def first_signals(student: nn.Module, batch: Any, layers: Sequence[str]) -> Signals:
+def first_signals(student: nn.Module, batch: Any, layers: Sequence[str], class_map: ClassMap = ALL_CLASSES) -> Signals:
     """The student's signals for a first look, in eval mode and without gradient; the model is as before afterwards.
 
     Raises:
         ModelError: it gives another number of rows than there are examples, or as :func:`student_signals`.
+        ConfigError: as :func:`student_signals`.
         NonFiniteError: logits that are NaN or infinite already.
     """
     training = student.training
     device = next((parameter.device for parameter in student.parameters()), batch["ids"].device)
     student.eval()
     with torch.no_grad():
-        found = student_signals(student, send_to_device(batch["student"], device), layers)
+        found = student_signals(
+            student, {**batch, "student": send_to_device(batch["student"], device)}, layers, class_map
+        )
     student.train(training)
-    assert isinstance(found.logits, Logits)
-    values = found.logits.values.to(batch["ids"].device)
-    bad_rows = bad_logits(values)
-    if len(values) != len(batch["ids"]):
+    assert isinstance(found.logits, Logits | HeadLogits)
+    ids = rows_of(batch)["ids"]
+    scores = scores_on(found.logits, ids.device)
+    if count_rows(scores) != len(ids):
         raise ModelError(
-            f"the student {type(student).__name__} gave {len(values)} rows for {len(batch['ids'])} examples: rows would meet other "
+            f"the student {type(student).__name__} gave {count_rows(scores)} rows for {len(ids)} examples: rows would meet other "
             "examples' labels; return one row an example"
         )
-    if bool(bad_rows.any()):
+    bad = bad_rows(scores)
+    if bool(bad.any()):
         cause = non_finite_weights(student) or "its weights are finite, so look at the model and its inputs"
         raise NonFiniteError(
-            f"the student's logits are not finite before the first step, for {name_examples(batch['ids'][bad_rows])}: {cause}. "
+            f"the student's logits are not finite before the first step, for {name_examples(ids[bad])}: {cause}. "
             "Nothing can be learnt from there; initialise or load it anew"
         )
-    features = {layer: given.to(batch["ids"].device) for layer, given in found.features.items()}
-    return Signals(Logits(values), features)
+    return Signals(scores, {layer: given.to(ids.device) for layer, given in found.features.items()})
 
 
 def say_adjustments(objective: Objective) -> None:
@@ -101,9 +133,9 @@ def check_labels_for(objective: Objective, data: TransferSet) -> None:
         )
 
 
-def rows_of(batch: Any) -> Rows:
-    """What an objective may know of a batch besides the signals."""
-    return {"labels": batch["labels"], "ids": batch["ids"]}
+def all_rows(data: TransferSet) -> Rows:
+    """The rows of a whole transfer set."""
+    return rows_of({"ids": data.ids, "labels": data.known_labels, "student": None})
 
 
 def refuse_what_taps_do_not_survive(objective: Objective, args: TrainingArguments, accelerator: Accelerator) -> None:

@@ -82,7 +82,10 @@ _SCHEDULERS_THAT_LOOK = ("reduce_lr_on_plateau", "greedy")
 def why_alone(trainer: DistillationTrainer) -> str | None:
     """Why this training cannot be one of a stack, in words; None where it can."""
     args, student = trainer.args, _student(trainer)
+    data = trainer.train_dataset
     reasons = (
+        "its rows are tokens" if isinstance(data, TransferSet) and data.token_level else None,
+        "a class map is declared" if trainer.class_map is not None else None,
         _of_arguments(args),
         why_student_alone(student),
         _of_objective(trainer.objective),

@@ -16,18 +16,20 @@ from torch import Tensor, nn
 
 from tutelage.data import Batch, TransferSet
 from tutelage.errors import ConfigError
-from tutelage.models import check_layers, class_logits
+from tutelage.models import check_layers
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective, Term, as_objective
-from tutelage.signals import Logits, layers_needed
+from tutelage.signals import ClassMap, Logits, layers_needed
 from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
 from tutelage.training.arguments import DistillationArguments, refuse_idle_arguments
 from tutelage.training.checkpoints import Fingerprint
-from tutelage.training.committing import AbstractCommittingTrainer
+from tutelage.training.evaluating import AbstractEvaluatingTrainer, token_metrics
 from tutelage.training.feeding import EpochBatches, EpochLoader, already_batched, expect_transfer_set, held_out
 from tutelage.training.guard import non_finite_error
 from tutelage.training.identity import describe_optimizer, describe_run, probe, with_probe
 from tutelage.training.listening import (
+    ALL_CLASSES,
+    all_rows,
     check_labels_for,
     first_signals,
     refuse_what_taps_do_not_survive,
@@ -35,13 +37,14 @@ from tutelage.training.listening import (
     say_adjustments,
     showing,
     student_signals,
+    teacher_signals,
 )
 from tutelage.training.term_weights import TermWeights
 
 _PROBED = 4
 
 
-class DistillationTrainer(AbstractCommittingTrainer):
+class DistillationTrainer(AbstractEvaluatingTrainer):
     """Trains a student on an objective: Hugging Face's trainer, its arguments, callbacks and loggers, with a teacher.
 
     - The loss is ``Σ_k weight_k · sum_k / count_k`` with counts over the whole accumulated batch and all processes:
@@ -57,7 +60,9 @@ class DistillationTrainer(AbstractCommittingTrainer):
         objective: what to minimise; a bare term counts as an objective.
         train_dataset: the transfer set.
         teacher: a teacher, or a module to be one; None where no term listens to one.
-        eval_dataset: a set to evaluate on, without augmentation, or several by name; needs ``compute_metrics``.
+        eval_dataset: a set to evaluate on, without augmentation, or several by name; needs ``compute_metrics``, but where rows
+            are tokens, whose negative log-likelihood and accuracy are measured by themselves.
+        class_map: which classes student and teacher share, where they have not the same; labels number these.
         fingerprint: more facts that must not change between a run and its resumption.
         options: other arguments of ``transformers.Trainer`` (``callbacks``, ``optimizers``, ``compute_metrics`` …).
 
@@ -78,15 +83,19 @@ class DistillationTrainer(AbstractCommittingTrainer):
         train_dataset: TransferSet,
         teacher: Teacher | nn.Module | None = None,
         eval_dataset: TransferSet | Mapping[str, TransferSet] | None = None,
+        class_map: ClassMap | None = None,
         fingerprint: Fingerprint | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(train_dataset, TransferSet) and train_dataset.token_level:  # pyright: ignore[reportUnnecessaryIsInstance]
+            options["compute_metrics"] = options.get("compute_metrics") or token_metrics
         refuse_idle_arguments(args, options)
         expect_transfer_set(train_dataset, "train_dataset")
         self.objective = as_objective(objective)
         self.objective.validate()
         self._layers = layers_needed(self.objective.needs, "student")
         self._fitted, self._terms = False, TermWeights()
+        self.class_map, self._shared = class_map, class_map or ALL_CLASSES
         self.teacher = showing(
             as_teacher(teacher) if teacher is not None else None, layers_needed(self.objective.needs, "teacher")
         )
@@ -152,15 +161,6 @@ class DistillationTrainer(AbstractCommittingTrainer):
             multiprocessing_context=args.dataloader_multiprocessing_context,
             in_order=args.dataloader_in_order,
         )
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As ``Trainer.get_eval_dataloader``, without augmentation."""
-        named = eval_dataset is None or isinstance(eval_dataset, str)
-        return super().get_eval_dataloader(eval_dataset if named else held_out(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """As ``Trainer.get_test_dataloader``, without augmentation."""
-        return super().get_test_dataloader(held_out(test_dataset))  # pyright: ignore[reportArgumentType]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -247,9 +247,9 @@ class DistillationTrainer(AbstractCommittingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the counts of each component serve instead
     ) -> Any:
-        """This micro-batch's share of the step's loss."""
-        student = student_signals(model, inputs["student"], self._layers)
-        said = self.teacher.signals(inputs) if self.teacher is not None else None
+        """This micro-batch's share of the step's loss; with outputs, ``{"logits": [N, C]}`` or ``{"head_logits": HeadLogits}``."""
+        student = student_signals(model, inputs, self._layers, self._shared)
+        said = teacher_signals(self.teacher, inputs, self._shared)
         outcome = self.objective(
             student,
             said,
@@ -263,8 +263,10 @@ class DistillationTrainer(AbstractCommittingTrainer):
         self._window_losses.append(outcome.total.detach())
         # Data-parallel wrappers average gradients over processes; the counts are already those of all of them.
         total = outcome.total * self._processes if self._processes > 1 else outcome.total
-        assert isinstance(student.logits, Logits)
-        return (total, {"logits": student.logits.values}) if return_outputs else total
+        if not return_outputs:
+            return total
+        scores = student.logits
+        return total, {"logits": scores.values} if isinstance(scores, Logits) else {"head_logits": scores}
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """As ``Trainer``'s, past ``accelerate``'s questions about loss scalers and shards where there are none."""
@@ -299,6 +301,7 @@ class DistillationTrainer(AbstractCommittingTrainer):
                 [self._prepare_inputs(batch) for batch in self._window],  # pyright: ignore[reportArgumentType]
                 self.state.global_step + 1,
                 self._progress,
+                self.class_map,
             )
         return norm
 
@@ -311,9 +314,9 @@ class DistillationTrainer(AbstractCommittingTrainer):
         check_labels_for(self.objective, data)
         with torch.random.fork_rng(devices=[]):
             batch: Any = self._prepare_inputs(data.batch(torch.arange(min(_PROBED, len(data)))))  # pyright: ignore[reportArgumentType]
-            said = self.teacher.signals(batch) if self.teacher is not None else None
-            student = first_signals(self._student, batch, self._layers)
-        self.objective.check(student, said, {"labels": data.known_labels, "ids": data.ids})
+            said = teacher_signals(self.teacher, batch, self._shared)
+            student = first_signals(self._student, batch, self._layers, self._shared)
+        self.objective.check(student, said, all_rows(data))
         self._probe = probe(batch, said)
         if not self._fitted:
             self.objective, self._fitted = self.objective.fitted(student, said, self.args.seed), True
@@ -332,7 +335,7 @@ class DistillationTrainer(AbstractCommittingTrainer):
         if checkpoint is not None:
             self._terms.load(Path(checkpoint))
 
-    # Logging and evaluation
+    # Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with each component's mean per step since the last training line."""
@@ -348,33 +351,6 @@ class DistillationTrainer(AbstractCommittingTrainer):
         total: Any = self.accelerator.reduce(value, "sum") if self._processes > 1 else value
         return total
 
-    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """As ``Trainer.evaluate``; ``compute_metrics`` says what is measured."""
-        if self.compute_metrics is None:
-            raise ConfigError(
-                "evaluate without compute_metrics would measure nothing: there is no loss on held-out data, for which a teacher may "
-                "have no answer; give compute_metrics, or call predict for the logits"
-            )
-        return super().evaluate(*args, **options)
-
-    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
-        """As ``Trainer``'s; it leaves the generator as it was, or a look at held-out data would change the training."""
-        with torch.random.fork_rng(devices=[]):
-            return super().evaluation_loop(*args, **options)
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        prediction_loss_only: bool,  # noqa: ARG002 - no loss is reported on held-out data: it would need the teacher
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-    ) -> tuple[None, Tensor, Tensor]:
-        """Logits ``[B, C]`` and labels ``[B]`` of a batch."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            values = class_logits(model, inputs["student"])
-        return None, values.detach().float(), inputs["labels"]
-
     def floating_point_ops(self, inputs: Any) -> int:
         """Training FLOPs of a batch where the student can tell (Hugging Face models), else 0."""
         student = inputs["student"]
@@ -385,7 +361,8 @@ class DistillationTrainer(AbstractCommittingTrainer):
     @property
     def fingerprint(self) -> Fingerprint:
         """What decides this run's weights, as it is written into each checkpoint."""
-        run = describe_run(self.args, self.objective, unwrapped(self._student), self._transfer_set, self._own_optimizer)
+        student, data = unwrapped(self._student), self._transfer_set
+        run = describe_run(self.args, self.objective, student, data, self._own_optimizer, self.class_map)
         return {**run, **self._extra_fingerprint}
 
     def identify(self) -> Fingerprint:
