@@ -56,6 +56,12 @@ def build_teacher(
         labelled: what this run trains a teacher on.
     """
     section = config.teacher
+    if section.classes is not None and (section.model is None or section.training is not None):
+        raise ConfigError(
+            "teacher.classes says which classes of a trained model the student knows, and this teacher is "
+            f"{'an ensemble' if section.model is None else 'trained by this run, on the same classes as the student'}: it would change "
+            "nothing; leave it out, or give one trained model"
+        )
     if section.ensemble is not None:
         return [
             _member(member, number, section.seed, config, folder, labelled)
@@ -71,7 +77,8 @@ def build_teacher(
     if section.training is not None:
         recipe = TeacherTraining(labelled, section.training, section.seed)
         return maker(section.model, folder, "teacher.model"), recipe
-    return _given(section.model, section.seed, section.allow_masked_classes, folder, "teacher.model"), None
+    given = _given(section.model, section.seed, section.allow_masked_classes, folder, "teacher.model", section.classes)
+    return given, None
 
 
 def build_chain(config: StudyConfig, folder: Path) -> Chain | None:
@@ -164,7 +171,14 @@ def _own_facts(model: ModelSection, config: StudyConfig, folder: Path) -> dict[s
     return facts_of({"data": config.data.resolved(), "model": model.resolved()}, folder)
 
 
-def _given(model: ModelSection, seed: int, allow_masked_classes: bool, folder: Path, where: str) -> ModuleTeacher:
+def _given(
+    model: ModelSection,
+    seed: int,
+    allow_masked_classes: bool,
+    folder: Path,
+    where: str,
+    classes: int | list[int] | None = None,
+) -> ModuleTeacher:
     source = model_source(model, folder)
     made = _load(source, where, seed=seed, trained=True)
     if model.python is not None and model.checkpoint is None:
@@ -174,7 +188,9 @@ def _given(model: ModelSection, seed: int, allow_masked_classes: bool, folder: P
                 f"{where}: {model.python!r} makes other weights from another seed, so they are not trained ones, and the "
                 "student would be taught noise; give 'checkpoint: file.safetensors', or 'training' for this run to train it"
             )
-    return ModuleTeacher(made, allow_masked_classes=allow_masked_classes)
+    chosen = torch.tensor(classes) if isinstance(classes, list) else classes
+    with naming("teacher.classes"):
+        return ModuleTeacher(made, allow_masked_classes=allow_masked_classes, classes=chosen)
 
 
 def _load(source: ModelSource, where: str, *, seed: int, trained: bool = False) -> nn.Module:

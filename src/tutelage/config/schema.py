@@ -100,7 +100,8 @@ class MemberSection(Section):
 class TeacherSection(Section):
     """The teacher, a ``model`` or an ``ensemble``; with ``training``, this run trains it on the labelled training split.
 
-    ``members`` trains so many of the model, each with a seed of its own, for an ensemble of them.
+    ``members`` trains so many of the model, each with a seed of its own, for an ensemble of them. ``classes`` says which of a
+    given model's classes are the student's, how many of the first or their numbers in the student's order.
     """
 
     model: ModelSection | None = None
@@ -109,6 +110,9 @@ class TeacherSection(Section):
     members: Annotated[int, Field(ge=2)] | None = None
     ensemble: Annotated[list[MemberSection], Field(min_length=1)] | None = None
     allow_masked_classes: bool = False
+    classes: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = (
+        None
+    )
 
 
 class AssistantSection(Section):
@@ -154,6 +158,22 @@ class GatesSection(Section):
     negative_flips_vs_baseline: float | None = None
 
 
+class LabelsSection(Section):
+    """Where the teacher's answers are kept, and in what form; without it a run keeps them in memory as they are needed."""
+
+    store: str | None = None
+    form: Literal["dense", "sampled", "top_k"] = "dense"
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    draws: Annotated[int, Field(ge=1)] | None = None
+    scheme: Literal["systematic", "independent"] | None = None
+    k: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    views: Annotated[int, Field(ge=1)] | None = None
+    features: Annotated[list[str], Field(min_length=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    spot_check: Annotated[int, Field(ge=0)] = 8
+
+
 class TieSection(Section):
     """A key that follows another one of the space: 1 minus its value, or the same."""
 
@@ -183,6 +203,7 @@ class StudyConfig(Section):
     teacher: TeacherSection
     assistants: Annotated[list[AssistantSection], Field(min_length=1)] | None = None
     student: StudentSection
+    labels: LabelsSection | None = None
     objective: Annotated[list[dict[str, Any]], Field(min_length=1)]
     training: dict[str, Any]
     study: RunSection = RunSection()
