@@ -183,6 +183,8 @@ class _HeadLosses(torch.autograd.Function):
                 "time; add the losses up before backward"
             )
         gradients, ctx.gradients = ctx.gradients, None
+        if grad.device.type == "cpu" and float(grad) == 1.0:
+            return *gradients, None
         # scaled in place: the weight's is as large as the weight
         return *(None if gradient is None else gradient.mul_(grad) for gradient in gradients), None
 

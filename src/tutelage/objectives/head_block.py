@@ -181,7 +181,7 @@ def _cross_entropy(loss: RowLoss, logits_NC: Tensor, labels_N: Tensor, shared: _
     gradient_NC = p_NC.scatter_add(1, places_N1, p_NC.new_full((1, 1), -hard).expand(places_N1.shape))
     if loss.label_smoothing > 0.0:
         masked_NC = logits_NC == -torch.inf
-        share_N = loss.label_smoothing / (masked_NC.shape[1] - masked_NC.sum(-1))
+        share_N = loss.label_smoothing / (masked_NC.shape[1] - masked_NC.sum(-1)).to(log_p_NC)
         value_N -= share_N * log_p_NC.masked_fill(masked_NC, 0.0).sum(-1)
         gradient_NC -= share_N.unsqueeze(1) * ~masked_NC
     return value_N.masked_fill_(~labelled_N, 0.0), gradient_NC.mul_(labelled_N.unsqueeze(1))
