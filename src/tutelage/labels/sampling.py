@@ -97,7 +97,7 @@ def sample(
         TeacherError: keys of other rows; a row that is no distribution (NaN, +inf, or masked throughout).
     """
     _check_draws(temperature, draws, scheme, drawn_at)
-    rows = _rows_in(scores)
+    rows = row_count(scores)
     if keys.shape != (rows,):
         raise TeacherError(
             f"{tuple(keys.shape)} keys for {rows:,} rows: a row's draws would be those of another; make them with row_keys from the number "
@@ -182,7 +182,7 @@ def check_sparse(targets: SparseTargets) -> None:
 
 def row_slices(scores: ClassScores) -> Iterator[tuple[slice, ClassScores]]:
     """Rows of class scores, so few at a time that ``at`` of each part is small: never ``[N, C]`` at once."""
-    rows = _rows_in(scores)
+    rows = row_count(scores)
     step = max(1, _AT_ONCE // scores.classes)
     for start in range(0, rows, step):
         of = slice(start, min(start + step, rows))
@@ -215,7 +215,8 @@ class _SomeRows:
         return self.scores.at(temperature)[self.of]
 
 
-def _rows_in(scores: ClassScores) -> int:
+def row_count(scores: ClassScores) -> int:
+    """Number of rows N."""
     if isinstance(scores, Logits):
         return scores.values.shape[0]
     if isinstance(scores, HeadLogits):
