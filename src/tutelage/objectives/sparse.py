@@ -29,6 +29,8 @@ _MASK_BELOW = -1e9
 #: A student with less than this on all of the rest together has no gradient there: the factor of a smaller mass would leave
 #: float32's range, and its product with a probability that underflowed would be NaN.
 _LEAST_REST = 1e-30
+#: That factor is cut here, which only negative exponents of the alpha-beta divergence reach besides.
+_LARGEST_FACTOR = 1e37
 #: Exponents of the alpha-beta divergence that sum to 1 within this make an f-divergence of it.
 _SUM_TO_ONE = 1e-9
 #: Rows are taken in slices of about this many numbers, as dense divergences are.
@@ -148,6 +150,7 @@ def _top_k_terms(
     if not DEFINITIONS[name].centred:
         gradient_NK1 = torch.addcmul(gradient_NK1, p_NK1, gradient_NK1.sum(-1, keepdim=True), value=-1)
     factor_N = gradient_NK1[:, -1] / p_NK1[:, -1].clamp(min=_LEAST_REST)
+    factor_N = factor_N.clamp(-_LARGEST_FACTOR, _LARGEST_FACTOR)
     return value_N.relu(), gradient_NK1[:, :-1], factor_N
 
 
