@@ -7,7 +7,7 @@ firing as ever, and what the head would have been given becomes a :class:`tutela
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -298,10 +298,11 @@ def _verified(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: boo
         return _Verified(candidate, None)
     difference = probed.difference()
     if difference is None:
-        for scale, softcap in _ways(unwrapped(model)):
-            difference = probed.difference_after(scale, softcap)
-            if difference is None:
+        ways = _ways(unwrapped(model))
+        for scale, softcap in ways:
+            if probed.fits(scale, softcap):
                 return _Verified(candidate, candidate, scale, softcap)
+        difference = probed.difference_after(ways)
     if not named:
         return _Verified(candidate, None)
     raise ModelError(
@@ -336,21 +337,29 @@ class _Probe:
             return None
         return f"its head gave a number {float(off.max()):.3g} off what its weight and bias make, at most {largest:.3g}"
 
-    def difference_after(self, scale: float, softcap: float | None) -> str | None:
-        """How the model's logits differ from the numbers put in, scaled and capped so, in words; None where they do not."""
+    def fits(self, scale: float, softcap: float | None) -> bool:
+        """Whether the model's logits are the numbers put in, scaled and capped so."""
+        if self.found is None or self.found.shape != self.put.shape:
+            return False
+        expected = self.put.double() * scale
+        expected = expected if softcap is None else softcap * torch.tanh(expected / softcap)
+        off = (self.found.double() - expected).abs() / expected.abs().clamp_min(1e-6)
+        return float(off.max()) <= _slack(self.found, self.put)
+
+    def difference_after(self, ways: Sequence[tuple[float, float | None]]) -> str:
+        """How the model's logits differ from the numbers put in, however they are scaled and capped, in words."""
         if self.found is None or self.found.shape != self.put.shape:
             got = "none" if self.found is None else f"{tuple(self.found.shape)}"
             return f"for outputs {tuple(self.put.shape)} of its head it returned logits of shape {got}"
-        expected = self.put.double() * scale
-        expected = expected if softcap is None else softcap * torch.tanh(expected / softcap)
-        found = self.found.double()
-        off = (found - expected).abs() / expected.abs().clamp_min(1e-6)
-        worst = int(torch.nan_to_num(off, nan=torch.inf).argmax())
-        if float(off.flatten()[worst]) <= _slack(self.found, self.put):
-            return None
-        put, got, wanted = (float(values.flatten()[worst]) for values in (self.put, found, expected))
-        way = f"a scale of {scale:g} and {'no softcap' if softcap is None else f'a softcap of {softcap:g}'}"
-        return f"where its head gives {put:.6g}, its logit is {got:.6g}, and {way} make it {wanted:.6g}"
+        off = torch.nan_to_num((self.found.double() - self.put.double()).abs(), nan=torch.inf)
+        largest = int(off.argmax())
+        put, got = (float(values.flatten()[largest]) for values in (self.put, self.found))
+        scales = ", ".join(f"{scale:g}" for scale in dict.fromkeys(scale for scale, _ in ways))
+        caps = ", ".join("none" if cap is None else f"{cap:g}" for cap in dict.fromkeys(cap for _, cap in ways))
+        return (
+            f"where its head gives {put:.6g}, its logit is {got:.6g}, and no scale ({scales}) and softcap ({caps}) of its config make "
+            "all of its logits"
+        )
 
 
 def _slack(*tensors: Tensor) -> float:
