@@ -14,7 +14,9 @@ import typer
 
 from tutelage import __version__
 from tutelage.cli.inspect import inspect
+from tutelage.cli.label import label
 from tutelage.cli.naming import command_line, run_folder
+from tutelage.cli.plan import plan
 from tutelage.cli.release import check, export, quieten_libraries
 from tutelage.cli.summaries import seeds_said, summarise
 from tutelage.cli.sweep import sweep
@@ -93,7 +95,7 @@ def run(
     quieten_libraries()
     study = build_study(checked, config.parent, command_line("run", config, out, overrides or []))
     try:
-        with Watcher(study.trainings) as watcher:
+        with Watcher(study.trainings + int(study.labels is not None)) as watcher:
             watcher.say(
                 f"{study.title}: {', '.join(study.objectives)} with {seeds_said(len(study.seed_list))}, into {folder}"
             )
@@ -115,6 +117,8 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.", show
 
 
 app.command()(inspect)
+app.command()(label)
+app.command()(plan)
 app.command()(sweep)
 app.command()(export)
 app.command()(check)

@@ -85,6 +85,31 @@ class Watcher:
             self._said_at = time.monotonic()
             self.say(f"{self._counted(self._what)}: step {steps_done:,} of {self._total:,}")
 
+    def labelling(self, what: str, rows: int, done: int) -> None:
+        """Labelling begins, or goes on at row ``done``."""
+        self._what, self._total, self._said_at = what, rows, time.monotonic()
+        if done:
+            self.say(f"{self._counted(what)}: goes on at row {done:,} of {rows:,}")
+        if self._bar is not None:
+            from rich.markup import escape
+
+            self._task = self._bar.add_task(escape(self._counted(what)), total=rows, completed=done)
+
+    def labelled(self, done: int, rows_a_second: float) -> None:
+        """So many rows are labelled, at this speed."""
+        speed = f"{rows_a_second:,.0f} rows a second"
+        if self._bar is not None and self._task is not None:
+            from rich.markup import escape
+
+            said = escape(f"{self._counted(self._what)}, {speed}")
+            self._bar.update(self._task, completed=done, description=said)
+        elif time.monotonic() - self._said_at >= _LOG_EVERY:
+            from tutelage.report.words import duration
+
+            self._said_at = time.monotonic()
+            left = duration((self._total - done) / max(rows_a_second, 1e-9))
+            self.say(f"{self._counted(self._what)}: {done:,} of {self._total:,} rows, {speed}, about {left} left")
+
     def finished(self, what: str, outcome: str) -> None:
         """It is done."""
         if self._bar is not None and self._task is not None:

@@ -34,7 +34,7 @@ from tutelage.data import (
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.models import import_from_file
 from tutelage.objectives import Objective, objective_from_config
-from tutelage.studies import Gates, Study
+from tutelage.studies import Gates, Labels, Study
 from tutelage.studies.recipes import Recipe
 
 _VIEWS: dict[str, Callable[..., View]] = {
@@ -79,6 +79,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
         chain=build_chain(config, folder),
+        labels=labels_of(config, folder),
         together=None if config.study.together == "auto" else config.study.together,
         title=config.title or folder.resolve().name,
         processing=tokenizer,
@@ -87,6 +88,32 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         command=command,
         config_folder=folder,
         student_source=model_source(config.student.model, folder),
+    )
+
+
+def labels_of(config: StudyConfig, folder: Path) -> Labels | None:
+    """A study's ``labels``; None where the config has no such section.
+
+    Args:
+        config: the config.
+        folder: where it lies.
+    """
+    said = config.labels
+    if said is None:
+        return None
+    store = folder / said.store if said.store is not None and "://" not in said.store else said.store
+    return Labels(
+        form=said.form,
+        store=store,
+        dtype=said.dtype,
+        temperature=said.temperature,
+        draws=said.draws,
+        scheme=said.scheme,
+        k=said.k,
+        views=said.views,
+        features=tuple(said.features or ()),
+        batch_size=said.batch_size,
+        spot_check=said.spot_check,
     )
 
 

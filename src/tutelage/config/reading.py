@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tutelage.config.company import check_company
 from tutelage.config.explaining import explain, nearest, together
+from tutelage.config.labels import check_labels
 from tutelage.config.schema import DataSection, StudyConfig
 from tutelage.config.training import check_training
 from tutelage.errors import ConfigError
@@ -102,6 +103,7 @@ def check_config(data: Mapping[str, Any], where: str) -> StudyConfig:
     except ValidationError as error:
         raise ConfigError(together(where, explain(error.errors()))) from None
     problems = check_source(config.data) + check_training(config.training, "training") + check_company(config)
+    problems += check_labels(config)
     if problems:
         raise ConfigError(together(where, problems))
     return config

@@ -8,8 +8,11 @@ from tutelage.studies.finished import FinishedRun, open_run
 from tutelage.studies.gates import Gates
 from tutelage.studies.generations import BornAgain
 from tutelage.studies.judging import judge
+from tutelage.studies.labelling import label
 from tutelage.studies.mutual import Mutual
 from tutelage.studies.shipping import export_student
+from tutelage.studies.spot_check import spot_check
+from tutelage.studies.stored_labels import Labels
 from tutelage.studies.study import Study
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "Chain",
     "FinishedRun",
     "Gates",
+    "Labels",
     "Member",
     "Mutual",
     "Price",
@@ -28,6 +32,8 @@ __all__ = [
     "check_artefact",
     "export_student",
     "judge",
+    "label",
     "measure_shipped",
     "open_run",
+    "spot_check",
 ]

@@ -24,6 +24,7 @@ from tutelage.studies.priors import prior_correction
 from tutelage.studies.recipes import Outcome
 from tutelage.studies.records import arm_record, comparisons
 from tutelage.studies.setting import Setting
+from tutelage.studies.stored_labels import Kept
 from tutelage.studies.teaching import deployed_module, on_cpu
 from tutelage.teachers import Teacher
 
@@ -41,6 +42,7 @@ class Findings:
         descriptions: of each arm, in words.
         gates: the limits.
         walked: the road by way of assistants, where there are some.
+        kept: the stored labels that the students were taught from, where they were.
     """
 
     setting: Setting
@@ -49,6 +51,7 @@ class Findings:
     descriptions: Mapping[str, str]
     gates: Gates
     walked: Walked | None = None
+    kept: Kept | None = None
 
 
 def assemble(found: Findings) -> Json:
@@ -80,6 +83,8 @@ def assemble(found: Findings) -> Json:
         "slices": slices,
         "evidence": collect_evidence(curves, logits, splits.test, names, JUDGED),
     }
+    if found.kept is not None:
+        record["labels"] = found.kept.to_json(found.setting.folder)
     if faculty.members:
         record["members"] = _members(faculty, members_logits, labels)
     if found.walked is not None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from tutelage.data import Splits, TransferSet
+from tutelage.errors import ConfigError
 from tutelage.objectives import Objective
 from tutelage.studies.arm import ArmPlan, ArmRun, Progress
 from tutelage.studies.teaching import Heard
@@ -109,3 +112,19 @@ def data_digest(splits: Splits) -> str:
 def bytes_of(part: TransferSet) -> bytes:
     """A split's ids and labels."""
     return part.ids.numpy().tobytes() + part.known_labels.numpy().tobytes()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Generator[None]:
+    """Hold the output folder against a second run, which would delete this one's checkpoints."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"another run is at work in {folder}: two would overwrite each other's checkpoints; wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

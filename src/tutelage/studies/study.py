@@ -6,15 +6,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from tutelage import __version__
@@ -25,12 +23,12 @@ from tutelage.models import ModelSource
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, as_student_sees, check_chain, walk
+from tutelage.studies.config_text import config_text_of
 from tutelage.studies.faculty import (
     Faculty,
     GivenTeacher,
     TeacherTraining,
     check_teacher,
-    describe_members,
     load_faculty,
     ready_faculty,
     seen_beforehand,
@@ -48,9 +46,10 @@ from tutelage.studies.preflight import (
 from tutelage.studies.recipes import Outcome, Recipe
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
-from tutelage.studies.setting import Setting, data_digest
-from tutelage.studies.teaching import Heard
-from tutelage.studies.yaml_text import to_yaml
+from tutelage.studies.remembering import ANSWERS, Disk, passes
+from tutelage.studies.setting import Setting, alone_in, data_digest
+from tutelage.studies.stored_labels import LABELS, Kept, Labels, check_kept, keep
+from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import Teacher
 
 RESULT = "result.json"
@@ -58,7 +57,7 @@ CONFIG = "config.yaml"
 CONTROLS = ("scratch", "label_smoothing")
 
 #: Folders of a run, or arms of a chain: no names for another arm.
-_TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS)
+_TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS, LABELS, ANSWERS)
 
 Json = dict[str, Any]
 
@@ -86,6 +85,8 @@ class Study:
         gates: what the student must meet to be shipped.
         teacher_training: given where this run trains the teacher.
         chain: assistants between teacher and student; the student that the teacher teaches itself is then the arm ``direct``.
+        labels: how the teacher's answers are kept in a store, from which the students are then taught; None where they are kept in
+            memory as far as that goes.
         together: whether small students that are alike are trained at once, with the same numbers within float tolerance: True
             and False demand it, None chooses.
         title: of the page.
@@ -112,6 +113,7 @@ class Study:
     gates: Gates = field(default_factory=Gates)
     teacher_training: TeacherTraining | None = None
     chain: Chain | None = None
+    labels: Labels | None = None
     together: bool | None = None
     title: str = "distillation"
     processing: Any = None
@@ -122,6 +124,9 @@ class Study:
     student_source: ModelSource | None = None
 
     def __post_init__(self) -> None:
+        if self.labels is not None:
+            seen = replace(self.splits, train=self.labels.seen(self.splits.train))
+            object.__setattr__(self, "splits", seen)
         unknown = [arm for arm in self.arms if arm not in (JUDGED, *CONTROLS)]
         if unknown or JUDGED not in self.arms or len(set(self.arms)) < len(self.arms):
             raise ConfigError(
@@ -205,7 +210,7 @@ class Study:
         """
         folder = Path(out)
         self._check(folder)
-        with _alone_in(folder):
+        with alone_in(folder):
             return self._run(folder, progress)
 
     def prepare_teacher(self, out: str | Path, progress: Progress | None = None) -> Teacher:
@@ -217,8 +222,36 @@ class Study:
         """
         folder = Path(out)
         self._check(folder)
-        with _alone_in(folder):
+        with alone_in(folder):
             return self._ready_faculty(self._setting(folder, progress)).teacher
+
+    def hear_teacher(self, out: str | Path, progress: Progress | None = None) -> Heard:
+        """The teacher of :meth:`prepare_teacher` as the students hear it: by its stored labels, where there are to be some."""
+        folder = Path(out)
+        self._check(folder)
+        with alone_in(folder):
+            setting = self._setting(folder, progress)
+            return self._heard(self._ready_faculty(setting).teacher, setting)[0]
+
+    def label(self, out: str | Path, progress: Progress | None = None) -> Json:
+        """The teacher's labels alone, kept where a later :meth:`run` finds them; the teacher is trained in ``out`` first where that is to
+        be done. The same call goes on with labelling that was cut off, and makes damaged shards again.
+
+        Returns:
+            What a run's record would say of them.
+
+        Raises:
+            ConfigError: something does not fit together, or no labels are asked for.
+            TeacherError: the store holds other labels; the message shows the difference.
+        """
+        folder = Path(out)
+        self._check(folder)
+        if self.labels is None:
+            raise ConfigError("this study keeps no labels: give labels=Labels(...) (in a config: a section 'labels')")
+        with alone_in(folder):
+            setting = self._setting(folder, progress)
+            teacher = self._ready_faculty(setting).teacher
+            return keep(self.labels, teacher, self.splits.train, folder, setting.progress, verify=True).to_json(folder)
 
     def trained_teacher(self, folder: Path) -> Teacher:
         """The teacher of a run in ``folder``: the given one, or the one that the run trained there."""
@@ -226,15 +259,15 @@ class Study:
 
     def _run(self, folder: Path, progress: Progress | None) -> Json:
         started, clock = datetime.now(UTC), time.perf_counter()
-        config_text = self._config_text()
+        config_text = config_text_of(self)
         setting = self._setting(folder, progress)
         faculty = self._ready_faculty(setting)
-        heard = Heard(faculty.teacher, self.splits.train)
+        heard, kept = self._heard(faculty.teacher, setting)
         own = as_objective(self.objective)
         walked = walk(self.chain, setting, heard, own) if self.chain is not None else None
         outcomes = self._run_arms(setting, heard, walked)
         descriptions = {arm: self._describe(arm, walked) for arm in outcomes}
-        found = assemble(Findings(setting, faculty, outcomes, descriptions, self.gates, walked))
+        found = assemble(Findings(setting, faculty, outcomes, descriptions, self.gates, walked, kept))
         result: Json = {
             "tutelage": __version__,
             "config_sha256": sha256(config_text.encode()).hexdigest(),
@@ -274,6 +307,17 @@ class Study:
     def _ready_faculty(self, setting: Setting) -> Faculty:
         return ready_faculty(self.teacher, self.teacher_training, setting)
 
+    def _heard(self, teacher: Teacher, setting: Setting) -> tuple[Heard, Kept | None]:
+        """The teacher as the students hear it, and the labels by which they do."""
+        train = self.splits.train
+        if self.labels is not None:
+            kept = keep(self.labels, teacher, train, setting.folder, setting.progress)
+            return kept.heard, kept
+        recipes = self.recipes
+        students = sum(listens(objective) for arm, objective in self.objectives.items() if arm not in recipes)
+        uses = passes(self.training, len(train)) * students * len(self.seed_list)
+        return Heard(teacher, train, Disk(setting.folder / ANSWERS, uses, setting.progress)), None
+
     def _check(self, folder: Path) -> None:
         """Find out before anything is trained what could only fail later."""
         objectives = self.objectives
@@ -287,6 +331,9 @@ class Study:
         own = {arm: objective for arm, objective in objectives.items() if arm not in self.recipes}
         own = {arm: objective for arm, objective in own.items() if self.chain is None or arm != JUDGED}
         check_teacher(self.teacher, self.teacher_training, student, self.splits, own)
+        if self.labels is not None:
+            shown = seen_beforehand(self.teacher, self.teacher_training)
+            check_kept(self.labels, own, student, shown, self.splits, self.chain)
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
         if self.together:
@@ -333,44 +380,3 @@ class Study:
             "scratch": "the same student, trained on the labels alone",
             "label_smoothing": f"the same student, trained on the labels smoothed by {self.label_smoothing:g}",
         }.get(arm, "the same student, trained with another objective")
-
-    def _config_text(self) -> str:
-        if self.config is not None:
-            return to_yaml(self.config)
-        recipe = self.teacher_training
-        extra = [
-            {name: arm.describe() if isinstance(arm, Recipe) else as_objective(arm).describe()}
-            for name, arm in self.extra_arms.items()
-        ]
-        config: Json = {
-            "title": self.title,
-            **({"teacher": {"training": recipe.training, "seed": recipe.seed}} if recipe is not None else {}),
-            **({"teacher": {"ensemble": describe_members(self.teacher)}} if isinstance(self.teacher, Sequence) else {}),
-            **({"assistants": self.chain.describe()} if self.chain is not None else {}),
-            "objective": as_objective(self.objective).describe(),
-            "training": self.training,
-            "study": {
-                "seeds": self.seed_list,
-                "arms": [*self.arms, *extra],
-                "label_smoothing": self.label_smoothing,
-                **({"path": self.chain.path} if self.chain is not None else {}),
-            },
-            "gates": vars(self.gates),
-        }
-        return to_yaml(config)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Generator[None]:
-    """Hold the output folder against a second run, which would delete this one's checkpoints."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"another run is at work in {folder}: two would overwrite each other's checkpoints; wait for it, or name another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -19,8 +19,9 @@ from tutelage.models import class_logits
 from tutelage.objectives import Objective
 from tutelage.signals import ClassScores, MixtureLogits, whole
 from tutelage.studies.arm import weights_digest
-from tutelage.studies.remembering import remembered
-from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.studies.label_binds import store_digest
+from tutelage.studies.remembering import Disk, remembered
+from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, StoredTeacher, Teacher
 
 _BATCH = 512
 
@@ -46,10 +47,12 @@ class Heard:
     Args:
         teacher: it.
         train: the transfer set on which it is heard.
+        disk: where answers may be kept that memory does not hold; None for nowhere.
     """
 
     teacher: Teacher
     train: TransferSet
+    disk: Disk | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -62,7 +65,7 @@ class Heard:
 
     @cached_property
     def _answers(self) -> Teacher:
-        return remembered(self.teacher, self.train)
+        return remembered(self.teacher, self.train, self.disk)
 
 
 def deployed_module(teacher: Teacher) -> nn.Module | None:
@@ -91,6 +94,8 @@ def teacher_identity(teacher: Teacher) -> str:
     kind = type(teacher).__name__
     if isinstance(teacher, MemoryTeacher):
         return f"{kind} {teacher.digest}"
+    if isinstance(teacher, StoredTeacher):
+        return f"{kind} {store_digest(teacher.store)}"
     module = deployed_module(teacher)
     shares = (
         f", weights {[round(share, 6) for share in teacher.weights.tolist()]}"

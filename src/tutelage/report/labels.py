@@ -1,0 +1,118 @@
+"""Stored labels in words: where they came from, what they take, and what keeping less of them costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tutelage.report.record import Record, mapping, number, sequence, text
+from tutelage.report.words import bytes_text, decimal, duration, figures, plural
+
+View = dict[str, Any]
+
+
+def labels_section(result: Record) -> View | None:
+    """What the page shows of the stored labels that the students were taught from, or None where there were none."""
+    record = mapping(result.get("labels"))
+    if not record:
+        return None
+    facts = [
+        ("What is kept of a row", kept_words(record)),
+        ("Size", size_words(record)),
+        ("Time", time_words(record)),
+        ("What that costs", certificate_words(record)),
+        ("Spot check", spot_words(record)),
+        ("Where", text(record.get("store"), "not recorded")),
+        ("Digest", text(record.get("digest"), "not recorded")),
+    ]
+    return {"lead": lead(record), "facts": facts}
+
+
+def lead(record: Record) -> str:
+    """Who was asked, how often, and who was not."""
+    views = number(record.get("views")) or 1
+    seen = f", in {int(views):,} views of each" if views > 1 else ""
+    asked = f"about {plural(int(number(record.get('distinct')) or 0), 'example')}{seen}"
+    written = text(record.get("written"))
+    return (
+        f"The teacher was asked once {asked}, {written or 'at an unknown time'}, and its answers were stored. Every student that learnt "
+        "from the teacher read them from there; the teacher itself ran again for the spot check and on the test split."
+    )
+
+
+def kept_words(record: Record) -> str:
+    """What of an answer is kept."""
+    form = mapping(record.get("form"))
+    kind, classes = text(form.get("kind")), number(form.get("classes")) or 0
+    heat = f"{number(form.get('temperature')) or 1.0:g}"
+    if kind == "sampled":
+        draws = plural(int(number(form.get("draws")) or 0), "draw")
+        kept = f"{draws} from its distribution over {classes:,.0f} classes at T = {heat} ({text(form.get('scheme'))})"
+    elif kind == "top_k":
+        kept = f"the {number(form.get('k')) or 0:,.0f} most probable of {classes:,.0f} classes at T = {heat}, and the mass of the others"
+    else:
+        kept = f"the logits of all {classes:,.0f} classes in {text(form.get('dtype'))}"
+    layers = [text(layer) for layer in sequence(form.get("features"))]
+    return kept + (f"; of each example the features of {', '.join(layers)}" if layers else "")
+
+
+def size_words(record: Record) -> str:
+    """Bytes in all, of an example and of a row."""
+    size, examples, rows = (number(record.get(key)) for key in ("bytes", "examples", "rows"))
+    if not size or not examples or not rows:
+        return "not recorded"
+    each = f"{decimal(size / examples, 1)} bytes an example"
+    views = number(record.get("views")) or 1
+    if views > 1:
+        each = f"{decimal(size / examples, 1)} bytes a view of an example"
+    if rows != examples:
+        each += f", {decimal(size / rows, 1)} a row"
+    return f"{bytes_text(size)} for {rows:,.0f} rows: {each}"
+
+
+def time_words(record: Record) -> str:
+    """Seconds of labelling, and how many of them were the teacher's."""
+    made = mapping(record.get("made"))
+    rows, seconds, teacher = (number(made.get(key)) for key in ("rows", "seconds", "teacher_seconds"))
+    if not rows or seconds is None or teacher is None:
+        return "not recorded"
+    all_rows = number(record.get("rows")) or rows
+    last = f" (the last {rows:,.0f} rows, after a break)" if rows < all_rows else ""
+    return f"{duration(seconds)}{last}, of which the teacher itself took {duration(teacher)}"
+
+
+def certificate_words(record: Record) -> str:
+    """What a student's gradient loses to the form, in one or two sentences."""
+    found = mapping(record.get("certificate"))
+    error, bias, noise = (number(found.get(f"relative_{key}")) for key in ("error", "bias", "bias_noise"))
+    if error is None or bias is None:
+        return (
+            "not measured: the teacher says the same of all the rows that were looked at" if found else "not measured"
+        )
+    rows = f"on {plural(int(number(found.get('rows')) or 0), 'random row')}"
+    off = f"{rows} a student's gradient is {_percent(error)} away from the one that the teacher itself would give"
+    if text(found.get("form")) == "sampled":
+        unbiased = noise is not None and bias <= noise
+        mean = f"less than can be told from none ({_percent(noise or 0.0)})" if unbiased else _percent(bias)
+        return f"{off}, row by row; that is chance, which averages out over rows and epochs: what stays is {mean}"
+    if text(found.get("form")) == "top_k":
+        return f"{off}, for the classes that were not kept; no number of rows averages that away"
+    return off
+
+
+def spot_words(record: Record) -> str:
+    """What asking the live teacher again gave."""
+    found = mapping(record.get("spot_check"))
+    rows, worst, slack = (number(found.get(key)) for key in ("rows", "worst", "tolerance"))
+    if rows is None or worst is None or slack is None:
+        return "none was asked for"
+    dense = text(mapping(record.get("form")).get("kind")) == "dense"
+    what = "of a row’s largest logit" if dense else "of a row’s probability"
+    most = f"at most {_percent(worst)} {what} differs" if worst > 0 else "nothing differs"
+    again = (
+        f"the live teacher was asked again about {plural(int(number(found.get('examples')) or 0), 'random example')}"
+    )
+    return f"{again}: {most} (rounding explains {_percent(slack)})"
+
+
+def _percent(share: float) -> str:
+    return f"{figures(100 * share)}%" if share >= 1e-6 else "0%"

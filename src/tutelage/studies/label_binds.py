@@ -1,0 +1,156 @@
+"""What stored labels are bound to: whose answers they are, to which examples, seen how."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.data import Chain, Tokenise, TransferSet, is_random
+from tutelage.labels import Form, LabelStore
+from tutelage.models import count_parameters
+from tutelage.signals import NO_LABEL
+from tutelage.studies.arm import weights_digest
+from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.training.identity import probe
+
+Json = dict[str, Any]
+
+#: A few numbers of what the teacher sees; another machine moves them a little, another view more.
+SEEN = "what the teacher sees of the first examples"
+_SLACK = 1e-3
+_PROBED = 4
+#: So many class names are told one by one; more by their hash.
+_NAMED = 100
+
+
+def label_binds(teacher: Teacher, transfer_set: TransferSet, form: Form) -> Json:
+    """The facts under which stored answers are this teacher's to these examples, each a plain JSON value under a name for people.
+
+    Args:
+        teacher: who answers.
+        transfer_set: about what.
+        form: what is kept of an answer.
+    """
+    varies = transfer_set.teacher_varies
+    view = transfer_set.student_view if transfer_set.teacher_view is None else transfer_set.teacher_view
+    names = transfer_set.class_names
+    return {
+        "teacher": teacher_fact(teacher),
+        "classes": form.classes,
+        "class names": None if names is None else list(names) if len(names) <= _NAMED else _short(list(names)),
+        "teacher's view": described(view),
+        "augmentation": described(transfer_set.augment) if is_random(transfer_set.augment) else "none",
+        "augmentation seed": transfer_set.seed if varies else None,
+        "views of each example": transfer_set.views if varies else 1,
+        "seed of the draws": transfer_set.seed if form.kind == "sampled" else None,
+        "tokenizer": [_tokenizer_fact(step.tokenizer) for step in _tokenisers(view)] or None,
+        "chat template": [_short(getattr(step.tokenizer, "chat_template", None)) for step in _tokenisers(view)] or None,
+        "examples": len(transfer_set.ids.unique()),
+        "transfer set": _set_digest(transfer_set),
+        # code that changes does not change its name: a few of the numbers that it makes do
+        SEEN: _seen(transfer_set),
+    }
+
+
+def teacher_fact(teacher: Teacher) -> Any:
+    """A teacher by its weights, its members by theirs; one without weights by its kind alone."""
+    if isinstance(teacher, ModuleTeacher):
+        module = teacher.model
+        layers = sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode()).hexdigest()[:16]
+        return f"{type(module).__name__}, {count_parameters(module):,} parameters, weights {weights_digest(module)}, layers {layers}"
+    if isinstance(teacher, EnsembleTeacher):
+        shares = [f"{share:.6f}" for share in teacher.weights.tolist()]
+        return [f"{share} × {teacher_fact(member)}" for share, member in zip(shares, teacher.members, strict=True)]
+    if isinstance(teacher, MemoryTeacher):
+        return f"{type(teacher).__name__}, answers {teacher.digest}"
+    return type(teacher).__name__
+
+
+def store_digest(store: LabelStore) -> str:
+    """A short hash of what decides a store's labels: its form and all that it is bound to.
+
+    Not of its bytes: a shard that was damaged and made again holds the same answers, up to the order of sums.
+    """
+    manifest = store.manifest
+    binds = {name: value for name, value in manifest.binds.items() if name != SEEN}
+    return str(_short({"form": manifest.form.to_json(), "binds": binds}))
+
+
+def settled(binds: Mapping[str, Any], kept: Mapping[str, Any]) -> Json:
+    """The facts with what the teacher sees as it was kept, where the two differ by no more than rounding."""
+    now, then = binds.get(SEEN), kept.get(SEEN)
+    return {**binds, SEEN: then} if _alike(now, then) else dict(binds)
+
+
+def described(thing: Any) -> str:
+    """A view in words: ``repr`` without memory addresses, a tokenizing step by its length."""
+    if thing is None:
+        return "the inputs as they are"
+    if isinstance(thing, Chain):
+        return ", then ".join(described(step) for step in thing.views) or "the inputs as they are"
+    if isinstance(thing, Tokenise):
+        return f"Tokenise(max_length={thing.max_length})"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
+
+
+def rows_in(labels: Tensor) -> Tensor:
+    """How many supervised rows each example of a batch has, int64 ``[B]``, from its labels ``[B]`` or ``[B, T]``."""
+    if labels.ndim == 1:
+        return torch.ones(len(labels), dtype=torch.int64)
+    return (labels != NO_LABEL).sum(1)
+
+
+def _seen(transfer_set: TransferSet) -> list[float]:
+    # by id, so that the order of the set does not matter
+    first = transfer_set.ids.argsort()[:_PROBED]
+    batch = transfer_set.batch(first)
+    found = probe(batch, None)
+    return [float(f"{number:.9g}") for number in found.get("teacher_view", found["student_view"])]
+
+
+def _alike(now: Any, then: Any) -> bool:
+    if not isinstance(now, list) or not isinstance(then, list) or len(now) != len(then):
+        return False
+    slack = _SLACK * max((abs(number) for number in then), default=0.0) + 1e-9
+    return all(math.isclose(a, b, rel_tol=0.0, abs_tol=slack) for a, b in zip(now, then, strict=True))
+
+
+def _set_digest(transfer_set: TransferSet) -> str:
+    ids, order = transfer_set.ids.sort(stable=True)
+    found = sha256(ids.unique_consecutive().numpy().tobytes())
+    labels = transfer_set.known_labels
+    if labels.ndim == 2:
+        # which positions are supervised decides the rows; what their labels are is not the teacher's business
+        found.update((labels != NO_LABEL).index_select(0, order).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _tokenisers(view: Any) -> Iterator[Tokenise]:
+    steps = view.views if isinstance(view, Chain) else [view]
+    return (step for step in steps if isinstance(step, Tokenise))
+
+
+def _tokenizer_fact(tokenizer: Any) -> str:
+    """A tokenizer by what it makes of a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        whole = json.loads(backend.to_str())
+        # set anew by every call, after what that call asks for
+        whole.pop("truncation", None)
+        whole.pop("padding", None)
+        return f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens, {_short(whole)}"
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else described(tokenizer)
+    return f"{type(tokenizer).__name__}, {_short(vocabulary)}"
+
+
+def _short(value: Any) -> str | None:
+    if value is None:
+        return None
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
