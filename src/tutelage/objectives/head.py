@@ -24,7 +24,7 @@ from tutelage.objectives.sparse import refuse_sparse
 from tutelage.signals import NO_LABEL, AnyScores, HeadLogits, Logits, MixtureLogits, SparseTargets
 
 #: Bytes that the logits of a block of rows may take, on a CPU and on an accelerator.
-_CPU_MEMORY, _DEVICE_MEMORY = 512 << 20, 1 << 30
+_CPU_MEMORY, _DEVICE_MEMORY = 256 << 20, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Blocks:
     Args:
         rows: rows in a block.
         classes: classes that are multiplied at a time.
-        memory_bytes: what the logits of a block may take; 512 MiB on a CPU, 1 GiB on an accelerator where None.
+        memory_bytes: what the logits of a block may take; 256 MiB on a CPU, 1 GiB on an accelerator where None.
 
     Raises:
         ObjectiveError: a number below 1.
