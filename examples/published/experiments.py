@@ -138,7 +138,7 @@ def _small(runs: Runs) -> str:
     for units in (30, 800):
         run = runs[f"units{units}"]
         others = {"t1": "T = 1", "t2_5": "T = 2.5", "t8": "T = 8", "t20": "T = 20"}
-        parts += [f"Two hidden layers of {units} units:", _arms(run, _temperatures("T = 4", others))]
+        parts += [f"One hidden layer of {units} units:", _arms(run, _temperatures("T = 4", others))]
     pairs = (("t1", "kd"), ("kd", "t20"), ("t8", "t20"))
     rows = [
         [f"{units} units", *(points(runs[f"units{units}"].difference(low, high)) for low, high in pairs)]
