@@ -173,7 +173,8 @@ def _summary(measured: _Measured) -> dict[str, Any]:
             f"gradients of the {rows:,} sampled rows are not finite, from the dense teacher or from what would be stored of it: a "
             "certificate would say nothing; look at the teacher's outputs"
         )
-    noise = 0.0 if repeats == 1 or rows == 1 else 2.0 * math.sqrt(rows * float(bias.var()))
+    # two standard errors of the sum where nothing is biased: of a mean of R, ‖·‖² varies by at most 2 (variance / R)²
+    noise = 0.0 if repeats == 1 else 2.0 * math.sqrt(2.0 * float(variance.square().sum())) / repeats
     biased, varied = max(0.0, float(bias.sum())), float(variance.sum())
     return {
         "form": form,
