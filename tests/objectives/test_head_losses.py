@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives import KL, CrossEntropy, Divergence, LogitMSE
@@ -240,15 +241,17 @@ def test_a_frozen_head_costs_no_gradient() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers of any floating tensor that an operation made."""
+    """The most numbers of any floating tensor that an operation made; a view of another is none."""
 
     numbers = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor._is_view():
-                self.numbers = max(self.numbers, tensor.numel())
+        before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                own = tensor.untyped_storage().data_ptr() not in before
+                self.numbers = max(self.numbers, tensor.numel() if own else 0)
         return made
 
 
