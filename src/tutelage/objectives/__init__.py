@@ -21,6 +21,7 @@ from tutelage.objectives.features import (
     Hint,
     SimilarityPreserving,
 )
+from tutelage.objectives.head import Blocks, head_divergence
 from tutelage.objectives.layer_maps import layer_map, needs_layer_map, resolve_layers
 from tutelage.objectives.objective import Component, Objective, ObjectiveValue, Term, as_objective
 from tutelage.objectives.relation import DIST
@@ -37,6 +38,7 @@ __all__ = [
     "RKD",
     "VID",
     "AttentionTransfer",
+    "Blocks",
     "Component",
     "Constant",
     "Cosine",
@@ -57,6 +59,7 @@ __all__ = [
     "as_objective",
     "as_schedule",
     "forward_kl",
+    "head_divergence",
     "jensen_shannon",
     "layer_map",
     "needs_layer_map",
