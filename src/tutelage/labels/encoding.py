@@ -112,7 +112,7 @@ def _counts(form: Form, probs: Tensor, used: Tensor, row_ids: Tensor) -> NDArray
     assert form.draws is not None
     exact = probs.to(torch.float64) * form.draws
     counts = exact.round()
-    off = ((exact - counts).abs() > 1e-3).any(dim=1) | (counts.sum(dim=1) != form.draws)
+    off = ((exact - counts).abs() > max(1e-3, 1e-6 * form.draws)).any(dim=1) | (counts.sum(dim=1) != form.draws)
     _refuse(
         off[:, None].expand_as(probs) & used,
         probs,

@@ -20,6 +20,10 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
+#: Draws whose counts a float32 probability still tells apart.
+MOST_DRAWS = 100_000
+
+
 @dataclass(frozen=True)
 class Form:
     """What is kept of each row of a teacher's answer.
@@ -31,7 +35,7 @@ class Form:
         dtype: of dense logits: float16, bfloat16 or float32. Of sparse probabilities: float32 as they are, float16 for their
             logarithm in 16 bits (a relative error below 4e-4). Counts of draws are whole numbers whatever it says.
         temperature: T of the distribution, for sparse forms.
-        draws: n draws a row, for ``"sampled"``.
+        draws: n draws a row, at most 100,000, for ``"sampled"``.
         k: classes a row, for ``"top_k"``.
         scheme: how the draws are made, for ``"sampled"``.
         drawn_at: another temperature that the draws were made at; each then has its importance weight.
@@ -75,9 +79,9 @@ class Form:
             raise TeacherError(f"drawn_at is {self.drawn_at}: expected a positive, finite temperature, or None")
         if self.scheme not in ("systematic", "independent"):
             raise TeacherError(f"scheme is {self.scheme!r}: expected 'systematic' or 'independent'")
-        if self.kind == "sampled" and not (self.draws is not None and 1 <= self.draws < 2**31):
+        if self.kind == "sampled" and not (self.draws is not None and 1 <= self.draws <= MOST_DRAWS):
             raise TeacherError(
-                f"draws is {self.draws} for sampled labels: expected a number of draws a row, such as 50"
+                f"draws is {self.draws} for sampled labels: expected 1 to {MOST_DRAWS:,} draws a row, such as 50"
             )
         if self.kind == "top_k" and not (self.k is not None and 1 <= self.k <= self.classes):
             raise TeacherError(f"k is {self.k} for top_k labels: expected 1 to {self.classes:,} classes a row")

@@ -78,6 +78,11 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def memory(self) -> int:
+        """Bytes that all rows take in memory, without features."""
+        return sum(shard.memory for shard in self.shards)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all shards on disk."""
         return sum(shard.bytes for shard in self.shards)

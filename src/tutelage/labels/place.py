@@ -30,11 +30,20 @@ class Place:
 
     Args:
         path: local path or fsspec URL (``s3://…``, ``memory://…``).
+
+    Raises:
+        TeacherError: a URL of a kind that nothing installed can read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.url = os.fspath(path)
-        filesystem, root = cast("tuple[Any, str]", fsspec.core.url_to_fs(self.url))
+        try:
+            filesystem, root = cast("tuple[Any, str]", fsspec.core.url_to_fs(self.url))
+        except (ImportError, ValueError) as error:
+            raise TeacherError(
+                f"{self.url} is of a kind that no installed file system can read ({error}): install fsspec's package for it, or give a "
+                "local folder"
+            ) from error
         self._filesystem = filesystem
         self._root = root
         self._lock: FileLock | None = None
@@ -51,7 +60,7 @@ class Place:
         """Bytes of a file; None where there is none."""
         try:
             return int(self._filesystem.size(self.at(name)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def names(self, folder: str) -> list[str]:
@@ -64,7 +73,10 @@ class Place:
 
     def read(self, name: str) -> bytes:
         """A small file's contents; FileNotFoundError where there is none."""
-        return cast("bytes", self._filesystem.cat_file(self.at(name)))
+        try:
+            return cast("bytes", self._filesystem.cat_file(self.at(name)))
+        except NotADirectoryError as error:
+            raise FileNotFoundError(self.at(name)) from error
 
     def tail(self, name: str, count: int) -> bytes:
         """The last ``count`` bytes of a file."""
@@ -86,7 +98,7 @@ class Place:
         """Write a file that is whole or not there, and on the disk when this returns.
 
         Raises:
-            TeacherError: there is no room for it; nothing is left of it.
+            TeacherError: there is no room for it, or no right to write it; nothing is left of it.
         """
         try:
             if self.local:
@@ -94,11 +106,11 @@ class Place:
             else:
                 self._filesystem.pipe_file(self.at(name), contents)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise TeacherError(
-                f"no room for {name} ({len(contents):,} bytes) in the label store {self}: {error.strerror}. The shards that were finished "
-                "are whole and stay; make room and run the same command again, which continues after them"
+                f"{'no room for' if full else 'cannot write'} {name} ({len(contents):,} bytes) in the label store {self}: {error}. The shards "
+                f"that were finished are whole and stay; {'make room' if full else 'mend that'} and run the same command again, which "
+                "continues after them"
             ) from error
 
     @staticmethod
@@ -128,14 +140,18 @@ class Place:
         """
         if not self.local:
             return
-        Path(self._root).mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.at(LOCK), timeout=0)
         try:
+            Path(self._root).mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
             raise TeacherError(
                 f"another process is writing to the label store {self}: two would label the same examples twice; wait for it to end, "
                 "or give this one another folder"
+            ) from error
+        except OSError as error:
+            raise TeacherError(
+                f"cannot write to the label store {self}: {error}; mend that, or give another folder"
             ) from error
         self._lock = lock
 

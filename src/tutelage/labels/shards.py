@@ -1,6 +1,6 @@
 """Parquet shards: one line an example, its rows as byte planes.
 
-Each column of a block is written as one binary column a byte of its elements (``ids.0`` the low bytes, ``ids.1`` the high ones):
+Each column of a block is written as one binary column a byte of its elements (``ids/0`` the low bytes, ``ids/1`` the high ones):
 high bytes are alike and compress to little, and an example's bytes lie together however many rows it has. Row groups are
 small, so that an example is read without its shard. Pages carry checksums, and the footer a hash of all contents, so that
 the footer alone tells one shard from another.
@@ -71,7 +71,7 @@ def _planes(name: str, elements: NDArray[np.uint8], ends: NDArray[np.int64]) -> 
         )
     offsets = pa.py_buffer(ends.astype(np.int32))
     return {
-        f"{name}.{byte}": pa.Array.from_buffers(
+        f"{name}/{byte}": pa.Array.from_buffers(
             pa.binary(), len(ends) - 1, [None, offsets, pa.py_buffer(np.ascontiguousarray(elements[:, byte]))]
         )
         for byte in range(elements.shape[1])
@@ -214,21 +214,23 @@ class ShardReader:
     def block(self, group: int, form: Form, members: int | None) -> Block:
         """The rows of a row group's examples."""
         dtypes = sparse_columns(form) if form.sparse else {"values": _numpy(form.dtype)}
-        names = {name: [f"{name}.{byte}" for byte in range(np.dtype(dtype).itemsize)] for name, dtype in dtypes.items()}
+        names = {name: [f"{name}/{byte}" for byte in range(np.dtype(dtype).itemsize)] for name, dtype in dtypes.items()}
         table = self._read([group], [plane for planes in names.values() for plane in planes])
         return block_of({name: _elements(table, planes) for name, planes in names.items()}, form, members)
 
     def features(self, group: int, layer: str, form: Form, shape: Sequence[int]) -> Tensor:
         """The features ``[N, ...]`` of a row group's rows."""
         dtype = DTYPES[form.feature_dtype]
-        planes = [f"{_FEATURE}{layer}.{byte}" for byte in range(dtype.itemsize)]
+        planes = [f"{_FEATURE}{layer}/{byte}" for byte in range(dtype.itemsize)]
         return of_raw(_elements(self._read([group], planes), planes), dtype).reshape(-1, *shape)
 
     def _read(self, groups: list[int], columns: list[str]) -> Table:
         try:
             with (
                 self.place.open(self.shard.name) as file,
-                pq.ParquetFile(file, metadata=self._metadata, page_checksum_verification=True) as parquet,
+                pq.ParquetFile(
+                    file, metadata=self._metadata, page_checksum_verification=True, pre_buffer=not self.place.local
+                ) as parquet,
             ):
                 return parquet.read_row_groups(groups, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:

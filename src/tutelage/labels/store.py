@@ -85,7 +85,8 @@ class LabelStore:
         return other
 
     def _remember(self, memory_bytes: int) -> None:
-        rows = sum(reader.shard.memory for reader in self._readers)
+        rows = self.manifest.memory
+        self.memory_bytes = memory_bytes
         self._in_memory = rows <= memory_bytes
         self._whole: tuple[Block, Whole] | None = None
         # what rows leave is the features'; where rows do not fit as a whole, each has half
@@ -141,8 +142,10 @@ class LabelStore:
             TeacherError: an example is not there, or its shard is damaged; the message names it.
         """
         groups, rows = self._places(ids, view)
-        if self._in_memory and len(rows):
-            block, before = self._everything()
+        if self._in_memory and self._whole is None:
+            self._whole = self._everything()
+        if self._whole is not None:
+            block, before = self._whole
             taken = block.take(rows + before[groups])
         else:
             taken = self._gathered(groups, rows)
@@ -154,12 +157,15 @@ class LabelStore:
         counts = self._index.rows[entries]
         return np.repeat(self._index.groups[entries], counts), spread(self._index.starts[entries], counts)
 
-    def _everything(self) -> tuple[Block, Whole]:
-        """All rows, and how many come before those of each row group."""
-        if self._whole is None:
-            counts = self._index.group_rows
-            self._whole = join([self._block(group) for group in range(len(counts))]), np.cumsum(counts) - counts
-        return self._whole
+    def _everything(self) -> tuple[Block, Whole] | None:
+        """All rows, and how many come before those of each row group; None where a shard turns out to be damaged."""
+        counts = self._index.group_rows
+        try:
+            blocks = [self._block(group) for group in range(len(counts))]
+        except DamagedShardError:
+            self._in_memory = False  # whoever asks for that shard's examples hears of it
+            return None
+        return (join(blocks), np.cumsum(counts) - counts) if blocks else None
 
     def _gathered(self, groups: Whole, rows: Whole) -> Block:
         """Rows of several row groups: each group's together, and then in the order asked."""
