@@ -182,6 +182,15 @@ def test_a_class_of_no_probability_is_never_drawn():
     assert set(targets.ids.unique().tolist()) <= {-1, 63, 64, 65}
 
 
+@pytest.mark.parametrize(("point", "expected"), [(0.0, 70), (0.5, 130), (0.75, 191), (1.0, 191)])
+def test_a_point_on_an_edge_falls_on_a_class_that_has_mass(point, expected):
+    """Before 70, between the blocks and after 191 there is nothing to draw; 1 stands for a point that rounding moved to the end."""
+    p = torch.zeros(1, 256)
+    p[0, [70, 130, 191]] = torch.tensor([0.5, 0.25, 0.25])
+    found = sampling._find(p, p.view(1, 4, 64).sum(-1), torch.tensor([[point]], dtype=torch.float64))
+    assert found.item() == expected
+
+
 @SCHEMES
 def test_a_certain_row_keeps_one_class(scheme):
     z = torch.zeros(3, 100)

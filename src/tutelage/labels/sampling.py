@@ -339,15 +339,20 @@ def _find(p_NC: Tensor, sums_NS: Tensor, points_Nn: Tensor) -> Tensor:
     """
     rows, blocks = sums_NS.shape
     edges_NS = sums_NS.double().cumsum(-1)
-    points_Nn = points_Nn * edges_NS[:, -1:]
+    whole_N1 = edges_NS[:, -1:]
+    points_Nn = torch.minimum(points_Nn * whole_N1, _just_below(whole_N1))
     block_Nn = torch.searchsorted(edges_NS, points_Nn, right=True)
     before_Nn = torch.where(block_Nn > 0, edges_NS.gather(1, (block_Nn - 1).clamp(min=0)), 0.0)
     flat_Nn = block_Nn + torch.arange(rows, device=block_Nn.device)[:, None] * blocks
     inside_NnB = p_NC.view(-1, _BLOCK)[flat_Nn].cumsum(-1)
     # a block's sum is rounded otherwise than the sum of its classes: a point beyond the last belongs to the last
     ends_Nn = inside_NnB[..., -1]
-    rest_Nn = torch.minimum((points_Nn - before_Nn).to(p_NC.dtype), torch.nextafter(ends_Nn, torch.zeros_like(ends_Nn)))
+    rest_Nn = torch.minimum((points_Nn - before_Nn).to(p_NC.dtype), _just_below(ends_Nn))
     return block_Nn * _BLOCK + (inside_NnB <= rest_Nn[..., None]).sum(-1)
+
+
+def _just_below(ends: Tensor) -> Tensor:
+    return torch.nextafter(ends, torch.zeros_like(ends))
 
 
 def _counted(drawn_Nn: Tensor) -> tuple[Tensor, Tensor]:
