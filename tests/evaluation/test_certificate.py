@@ -51,6 +51,16 @@ def test_the_variance_of_independent_draws_is_the_multinomials():
     assert (found["form"], found["rows"], found["repeats"], found["reference"]) == ("sampled", 20, 400, "marginal")
 
 
+def test_two_repeats_are_enough_for_the_variance():
+    """Taken about a mean of so few without the correction, it would seem half of what it is."""
+    z = logits(300, 30)
+    q = softmax(z)
+    expected = math.sqrt((q * (1 - q) / 10).sum() / ((q.mean(0) - q) ** 2).sum())
+    found = certify(Logits(z), drawing(10), rows=300, repeats=2)
+    assert found["relative_deviation"] == pytest.approx(expected, rel=0.08)
+    assert found["relative_bias"] < found["relative_bias_noise"]
+
+
 def test_the_bias_of_top_k_is_what_its_gradient_is_off():
     """Joined into one, the rest's classes get the student's shares of it: that difference stays however long one trains."""
     z, student = logits(12, 30), logits(12, 30, seed=1)
