@@ -95,7 +95,7 @@ def run(
     quieten_libraries()
     study = build_study(checked, config.parent, command_line("run", config, out, overrides or []))
     try:
-        with Watcher(study.trainings + int(study.labels is not None)) as watcher:
+        with Watcher(study.trainings) as watcher:
             watcher.say(
                 f"{study.title}: {', '.join(study.objectives)} with {seeds_said(len(study.seed_list))}, into {folder}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tutelage.report.record import Record, mapping, number, sequence, text
-from tutelage.report.words import bytes_text, decimal, duration, figures, plural
+from tutelage.report.words import bytes_text, decimal, duration, figures, plural, sentence
 
 View = dict[str, Any]
 
@@ -21,10 +21,9 @@ def labels_section(result: Record) -> View | None:
         ("Time", time_words(record)),
         ("What that costs", certificate_words(record)),
         ("Spot check", spot_words(record)),
-        ("Where", text(record.get("store"), "not recorded")),
-        ("Digest", text(record.get("digest"), "not recorded")),
     ]
-    return {"lead": lead(record), "facts": facts}
+    places = [("Where", text(record.get("store"))), ("Digest", text(record.get("digest")))]
+    return {"lead": lead(record), "facts": [(name, sentence(words)) for name, words in facts] + places}
 
 
 def lead(record: Record) -> str:
@@ -32,10 +31,12 @@ def lead(record: Record) -> str:
     views = number(record.get("views")) or 1
     seen = f", in {int(views):,} views of each" if views > 1 else ""
     asked = f"about {plural(int(number(record.get('distinct')) or 0), 'example')}{seen}"
-    written = text(record.get("written"))
+    again = (
+        "for the spot check and on the test split" if mapping(record.get("spot_check")) else "on the test split alone"
+    )
     return (
-        f"The teacher was asked once {asked}, {written or 'at an unknown time'}, and its answers were stored. Every student that learnt "
-        "from the teacher read them from there; the teacher itself ran again for the spot check and on the test split."
+        f"The teacher was asked once {asked}, {text(record.get('written'), 'at an unknown time')}, and its answers were stored. Every "
+        f"student that learnt from the teacher read them from there; the teacher itself ran again {again}."
     )
 
 
@@ -81,7 +82,7 @@ def time_words(record: Record) -> str:
 
 
 def certificate_words(record: Record) -> str:
-    """What a student's gradient loses to the form, in one or two sentences."""
+    """What a student’s gradient loses to the form, in one or two sentences."""
     found = mapping(record.get("certificate"))
     error, bias, noise = (number(found.get(f"relative_{key}")) for key in ("error", "bias", "bias_noise"))
     if error is None or bias is None:
@@ -89,7 +90,7 @@ def certificate_words(record: Record) -> str:
             "not measured: the teacher says the same of all the rows that were looked at" if found else "not measured"
         )
     rows = f"on {plural(int(number(found.get('rows')) or 0), 'random row')}"
-    off = f"{rows} a student's gradient is {_percent(error)} away from the one that the teacher itself would give"
+    off = f"{rows} a student’s gradient is {_percent(error)} away from the one that the teacher itself would give"
     if text(found.get("form")) == "sampled":
         unbiased = noise is not None and bias <= noise
         mean = f"less than can be told from none ({_percent(noise or 0.0)})" if unbiased else _percent(bias)

@@ -12,6 +12,7 @@ from tutelage.report.chain import chain_section
 from tutelage.report.fidelity import fidelity
 from tutelage.report.gate_words import because
 from tutelage.report.knowledge import check_inspection, knowledge_section, read_inspection
+from tutelage.report.labels import labels_section
 from tutelage.report.members import members_section
 from tutelage.report.pages import day, read_json, render, write_page
 from tutelage.report.peers import peers_section
@@ -116,6 +117,7 @@ def _view(result: Record, shipped: Record | None, inspected: Record | None) -> d
         "calibration": diagnosis.calibration(result),
         "fidelity": fidelity(result),
         "cost": sections.cost(result),
+        "labels": labels_section(result),
         "curves": diagnosis.curves(result),
         "made": _made(result),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,7 +110,7 @@ def label(
         made = _write(asking, writer, missing, watched)
         if found is not None and found.complete and found.certificate is not None:
             made = found.certificate.get(MADE, made)  # a few shards made again do not say how fast all were made
-        certificate = certificate_of(teacher, transfer_set, form, asking.batch_size or 1)
+        certificate = certificate_of(teacher, transfer_set, form, asking.batch_size)
         store = writer.finish({**certificate, MADE: made})
     watched.finished(f"{store.manifest.rows:,} rows in {store.bytes:,} bytes")
     return LabelStore.open(path)
@@ -143,11 +144,24 @@ class _Asking:
 
     def __init__(self, teacher: Teacher, transfer_set: TransferSet, form: Form, batch_size: int | None) -> None:
         self.transfer_set, self.form = transfer_set, form
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.seconds = 0.0
         self._teacher = _showing(teacher, form.features)
         self._rows = rows_in(transfer_set.known_labels)
         _refuse_other_rows_of_one(transfer_set)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Examples in a call: as said, or as many as memory bears, which one example tells."""
+        if self._batch_size is not None:
+            return self._batch_size
+        said = self._teacher.signals(self.transfer_set.batch(torch.arange(1)))
+        scores = _scores(said, self._teacher)
+        held = scores.hidden if isinstance(scores, HeadLogits) and self.form.sparse else None
+        if held is None:
+            held = scores.members if isinstance(scores, MixtureLogits) else scores.at(1.0)
+        each = held.nbytes + sum(values.nbytes for values in said.features.values())
+        return max(1, min(_MOST, _CALL_BYTES // max(each, 1)))
 
     def rows_of(self, places: Mapping[int | None, Tensor]) -> int:
         """Rows of these examples."""
@@ -162,8 +176,6 @@ class _Asking:
     def answers(self, places: Tensor, view: int | None) -> Iterator[tuple[Batch, Signals, Tensor]]:
         """Batch, answer and rows of each example, for these examples."""
         while len(places):
-            if self.batch_size is None:
-                self.batch_size = self._affordable(places[:1], view)
             now, places = places[: self.batch_size], places[self.batch_size :]
             yield self._ask(now, view)
 
@@ -176,16 +188,6 @@ class _Asking:
         counts = rows_in(batch["labels"])
         scores = answers_in_form(_scores(said, self._teacher), self.form, batch, self.transfer_set.seed)
         return batch, Signals(scores, said.features), counts
-
-    def _affordable(self, one: Tensor, view: int | None) -> int:
-        with torch.no_grad():
-            said = self._teacher.signals(self.transfer_set.batch(one, view or 0))
-        scores = _scores(said, self._teacher)
-        held = scores.hidden if isinstance(scores, HeadLogits) and self.form.sparse else scores.at(1.0)
-        if isinstance(scores, MixtureLogits):
-            held = scores.members
-        each = held.nbytes + sum(values.nbytes for values in said.features.values())
-        return max(1, min(_MOST, _CALL_BYTES // max(each, 1)))
 
 
 class _Watched:

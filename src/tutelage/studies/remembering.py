@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from tutelage.data import Batch, TransferSet
 from tutelage.labels import Form
@@ -126,18 +127,7 @@ class RememberingTeacher:
         reason = self._why_not_on_disk(size)
         if reason is None:
             assert self._disk is not None
-            # float32 holds what the teacher gave, bit for bit
-            form = Form("dense", size.classes, dtype="float32")
-            store = label(
-                self._teacher,
-                self._train,
-                self._disk.folder,
-                form,
-                progress=self._disk.progress,
-                what="answers",
-                verify=False,
-            )
-            return StoredTeacher(store, self._disk.memory_bytes)
+            return self._written(self._disk, size.classes)
         logger.info(
             "the teacher is asked at each step: its answers take %s bytes, %s are allowed in memory, and %s",
             f"{size.in_memory:,}",
@@ -145,6 +135,17 @@ class RememberingTeacher:
             reason,
         )
         return self._teacher
+
+    def _written(self, disk: Disk, classes: int) -> Teacher:
+        # float32 holds what the teacher gave, bit for bit
+        form = Form("dense", classes, dtype="float32")
+        disk.folder.parent.mkdir(parents=True, exist_ok=True)
+        # a sweep's workers share their teacher: who comes second waits, and reads
+        with FileLock(disk.folder.with_suffix(".lock")):
+            store = label(
+                self._teacher, self._train, disk.folder, form, progress=disk.progress, what="answers", verify=False
+            )
+        return StoredTeacher(store, disk.memory_bytes)
 
     def _why_not_on_disk(self, size: _Size) -> str | None:
         if self._disk is None:

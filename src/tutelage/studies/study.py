@@ -183,11 +183,12 @@ class Study:
 
     @property
     def trainings(self) -> int:
-        """How many trainings a whole run reports."""
+        """How many trainings a whole run reports; labelling counts as one."""
         recipes = self.recipes
         students = len(self.objectives) - len(recipes) + sum(recipe.trainings for recipe in recipes.values())
         before = self.chain.trainings if self.chain is not None else 0
-        return self.teacher_trainings + before + students * len(self.seed_list)
+        labelling = int(self.labels is not None)
+        return self.teacher_trainings + labelling + before + students * len(self.seed_list)
 
     @property
     def teacher_trainings(self) -> int:

@@ -114,7 +114,7 @@ class _News:
 
 def _prepare(study: Study, home: Path, progress: Progress) -> Heard:
     """Who teaches the arm ``kd``: the teacher, or the last of its assistants."""
-    heard = Heard(study.prepare_teacher(home, progress), study.splits.train)
+    heard = study.hear_teacher(home, progress)
     if study.chain is None:
         return heard
     return walk(
