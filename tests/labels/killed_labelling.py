@@ -107,17 +107,15 @@ def main():
     torch.set_num_threads(1)
     kills, draw, before = 0, random.Random(how), listed(folder)
     while True:
-        if how == "events":
-            killed = sitting(folder, event=kills + 1)
-        else:
-            killed = sitting(folder, patience=draw.uniform(0.0, 0.1) * (1 + kills / 4))
+        death = {"event": kills + 1} if how == "events" else {"patience": draw.uniform(0.0, 0.1) * (1 + kills / 4)}
+        killed = sitting(folder, **death)
         after = listed(folder)
         assert before <= after, "a finished shard was lost"
         before = after
         if not killed:
             break
         kills += 1
-    print(kills)
+    sys.stdout.write(str(kills))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from tutelage.errors import TeacherError
+from tutelage.labels.sampling import SCHEMES
 
 #: Dense logits, ids drawn from the distribution, or its most probable classes.
 Kind = Literal["dense", "sampled", "top_k"]
@@ -77,8 +78,8 @@ class Form:
             )
         if self.drawn_at is not None and not 0.0 < self.drawn_at < float("inf"):
             raise TeacherError(f"drawn_at is {self.drawn_at}: expected a positive, finite temperature, or None")
-        if self.scheme not in ("systematic", "independent"):
-            raise TeacherError(f"scheme is {self.scheme!r}: expected 'systematic' or 'independent'")
+        if self.scheme not in SCHEMES:
+            raise TeacherError(f"scheme is {self.scheme!r}: expected one of {', '.join(SCHEMES)}")
         if self.kind == "sampled" and not (self.draws is not None and 1 <= self.draws <= MOST_DRAWS):
             raise TeacherError(
                 f"draws is {self.draws} for sampled labels: expected 1 to {MOST_DRAWS:,} draws a row, such as 50"

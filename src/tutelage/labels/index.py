@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tutelage.errors import TeacherError
 from tutelage.labels.encoding import named
-from tutelage.labels.manifest import NO_VIEW
+from tutelage.labels.sampling import NO_VIEW
 from tutelage.labels.shards import Keys
 
 Whole = NDArray[np.int64]

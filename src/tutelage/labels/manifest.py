@@ -17,9 +17,6 @@ MANIFEST = "manifest.json"
 #: Of the layout on disk; a store of a later one is refused.
 VERSION = 1
 
-#: The view of an example that has one view only.
-NO_VIEW = -1
-
 
 @dataclass(frozen=True)
 class Shard:

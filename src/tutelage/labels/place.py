@@ -108,9 +108,9 @@ class Place:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise TeacherError(
-                f"{'no room for' if full else 'cannot write'} {name} ({len(contents):,} bytes) in the label store {self}: {error}. The shards "
-                f"that were finished are whole and stay; {'make room' if full else 'mend that'} and run the same command again, which "
-                "continues after them"
+                f"{'no room for' if full else 'cannot write'} {name} ({len(contents):,} bytes) in the label store {self}: {error}. The "
+                f"shards that were finished are whole and stay; {'make room' if full else 'mend that'} and run the same command again, "
+                "which continues after them"
             ) from error
 
     @staticmethod

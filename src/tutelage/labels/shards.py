@@ -139,15 +139,19 @@ class Damage:
         return f"{self.shard} {self.detail}"
 
 
-class DamagedShardError(TeacherError):
+class UnsoundShard(Exception):  # caught in this room, where it becomes a TeacherError or a line of a list
     """A shard cannot be read, or is not the one that was written."""
 
     def __init__(self, place: Place, damage: Damage) -> None:
-        super().__init__(
-            f"in the label store {place}, {damage}: its examples cannot be read. Run `tutelage label` again, which labels them and no "
-            "others anew"
+        super().__init__(damage)
+        self.place, self.damage = place, damage
+
+    def told(self) -> TeacherError:
+        """The error for whoever asked for its examples."""
+        return TeacherError(
+            f"in the label store {self.place}, {self.damage}: its examples cannot be read. Run `tutelage label` again, which labels them "
+            "and no others anew"
         )
-        self.damage = damage
 
 
 def check_whole(place: Place, shard: Shard) -> Damage | None:
@@ -181,20 +185,20 @@ class ShardReader:
     """Reads parts of one shard.
 
     Raises:
-        DamagedShardError: it is missing, of another size, or has another footer than the one that was written.
+        UnsoundShard: it is missing, of another size, or has another footer than the one that was written.
     """
 
     def __init__(self, place: Place, shard: Shard) -> None:
         self.place, self.shard = place, shard
         damage = _sized(place, shard)
         if damage is not None:
-            raise DamagedShardError(place, damage)
+            raise UnsoundShard(place, damage)
         try:
             tail = place.tail(shard.name, _TAIL)
             tail = place.tail(shard.name, _TAIL + int.from_bytes(tail[:4], "little"))
             if sha256(_footer(tail)).hexdigest() != shard.footer:
                 damage = Damage(shard.name, "checksum", "is not what was written (its footer differs)")
-                raise DamagedShardError(place, damage)
+                raise UnsoundShard(place, damage)
             self._metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + tail))
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
@@ -236,9 +240,9 @@ class ShardReader:
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
 
-    def _unreadable(self, error: Exception) -> DamagedShardError:
+    def _unreadable(self, error: Exception) -> UnsoundShard:
         damage = Damage(self.shard.name, "unreadable", f"cannot be read ({type(error).__name__}: {error})")
-        return DamagedShardError(self.place, damage)
+        return UnsoundShard(self.place, damage)
 
 
 def _numpy(dtype: str) -> Any:

@@ -18,9 +18,10 @@ from tutelage.errors import TeacherError
 from tutelage.labels.blocks import Block, join, spread
 from tutelage.labels.form import DTYPES
 from tutelage.labels.index import Index
-from tutelage.labels.manifest import MANIFEST, NO_VIEW, Manifest, read_manifest, refuse_differences
+from tutelage.labels.manifest import MANIFEST, Manifest, read_manifest, refuse_differences
 from tutelage.labels.place import Place
-from tutelage.labels.shards import Damage, DamagedShardError, Keys, ShardReader, check_whole
+from tutelage.labels.sampling import NO_VIEW
+from tutelage.labels.shards import Damage, Keys, ShardReader, UnsoundShard, check_whole
 from tutelage.signals import AnyScores
 
 Whole = NDArray[np.int64]
@@ -52,7 +53,7 @@ class LabelStore:
                 reader = ShardReader(place, shard)
                 keys.append(reader.keys())
                 self._readers.append(reader)
-            except DamagedShardError as error:
+            except UnsoundShard as error:
                 self.damage.append(error.damage)
         self._index = Index(keys)
         self._groups = [(reader, group) for reader in self._readers for group in range(reader.groups)]
@@ -162,7 +163,7 @@ class LabelStore:
         counts = self._index.group_rows
         try:
             blocks = [self._block(group) for group in range(len(counts))]
-        except DamagedShardError:
+        except TeacherError:
             self._in_memory = False  # whoever asks for that shard's examples hears of it
             return None
         return (join(blocks), np.cumsum(counts) - counts) if blocks else None
@@ -184,7 +185,10 @@ class LabelStore:
     def _block(self, group: int) -> Block:
         reader, local = self._groups[group]
         members = None if self.manifest.members is None else len(self.manifest.members)
-        return reader.block(local, self.manifest.form, members)
+        try:
+            return reader.block(local, self.manifest.form, members)
+        except UnsoundShard as error:
+            raise error.told() from error
 
     def features(self, ids: Tensor, layer: str, view: int | Tensor | None = None) -> Tensor:
         """What a layer gave for the rows of examples, ``[N, ...]`` in the dtype it is kept in, on the CPU.
@@ -215,7 +219,10 @@ class LabelStore:
 
     def _read_features(self, group: int, layer: str) -> Tensor:
         reader, local = self._groups[group]
-        return reader.features(local, layer, self.manifest.form, self.manifest.feature_shapes[layer])
+        try:
+            return reader.features(local, layer, self.manifest.form, self.manifest.feature_shapes[layer])
+        except UnsoundShard as error:
+            raise error.told() from error
 
     def verify(self) -> list[Damage]:
         """Read every byte of every shard, and list what is not as it was written."""

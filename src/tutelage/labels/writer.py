@@ -20,9 +20,21 @@ from tutelage.errors import TeacherError
 from tutelage.labels.encoding import encode, encode_features
 from tutelage.labels.form import Form
 from tutelage.labels.index import Index
-from tutelage.labels.manifest import MANIFEST, NO_VIEW, Manifest, read_manifest, refuse_differences
+from tutelage.labels.manifest import MANIFEST, Manifest, read_manifest, refuse_differences
 from tutelage.labels.place import Place
-from tutelage.labels.shards import FOLDER, KEYS, Damage, Keys, ShardReader, Table, check_whole, shard_of, table_of
+from tutelage.labels.sampling import NO_VIEW
+from tutelage.labels.shards import (
+    FOLDER,
+    KEYS,
+    Damage,
+    Keys,
+    ShardReader,
+    Table,
+    UnsoundShard,
+    check_whole,
+    shard_of,
+    table_of,
+)
 from tutelage.labels.store import LabelStore
 from tutelage.signals import AnyScores
 
@@ -99,7 +111,10 @@ class LabelWriter:
             damage = {shard: check_whole(self.place, shard) for shard in found.shards}
             self.dropped = [what for what in damage.values() if what is not None]
             manifest = replace(found, shards=tuple(shard for shard, what in damage.items() if what is None))
-        self._keys = [ShardReader(self.place, shard).keys() for shard in manifest.shards]
+        try:
+            self._keys = [ShardReader(self.place, shard).keys() for shard in manifest.shards]
+        except UnsoundShard as error:  # it was whole a moment ago
+            raise error.told() from error
         self._finished = Index(self._keys)
         if found is None or self.dropped:
             self._write(replace(manifest, views=self._finished.views, complete=False))
