@@ -21,8 +21,9 @@ from tutelage.studies import Assistant, BornAgain, Chain, Member, Study, Teacher
 from tutelage.studies.planning import plan_study
 from tutelage.studies.planning.asks import Asks, asks_of, asks_of_sweep, budget_of
 from tutelage.studies.planning.measuring import Steps, free_memory
-from tutelage.studies.planning.plan import Measured, teacher_here, temperature_of
+from tutelage.studies.planning.plan import Measured, disk_of, teacher_here, temperature_of
 from tutelage.studies.planning.ways import Costs, FormCost, Limits, Spread, Way, lasting, pick, size, ways_of
+from tutelage.studies.stored_labels import Labels
 
 TRAIN = len(splits().train)
 QUIET: dict[str, Any] = {**TRAINING, "eval_strategy": "no", "save_strategy": "no"}
@@ -38,7 +39,7 @@ def form(kind: str, row: float, write: float = 1e-5, read: float = 1e-5) -> Form
         "sampled": {"form": "sampled", "draws": 50, "temperature": 1.0},
         "top_k": {"form": "top_k", "k": 32, "temperature": 2.0},
     }
-    return FormCost(sections[kind], once(write), once(read), once(read / 10), row, row, row)
+    return FormCost(sections[kind], once(0.5), once(write), once(read), once(read / 10), row, row, row)
 
 
 def costs(**changes: Any) -> Costs:
@@ -181,14 +182,14 @@ def test_layers_are_remembered_in_passes_of_their_own() -> None:
 
 
 def test_the_arithmetic() -> None:
-    """By hand, of a million asks and 10,000 examples at 1 ms, 10 µs to write and to read."""
+    """By hand, of a million asks and 10,000 examples at 1 ms, 10 µs to write and to read, half a second to certify."""
     ways = by_name(ways_of(asks(), costs(), Limits()))
     assert ways["live"].seconds.median == pytest.approx(1000.0)
     assert (ways["live"].seconds.low, ways["live"].seconds.high) == (pytest.approx(900.0), pytest.approx(1200.0))
     assert ways["memory"].seconds.median == pytest.approx(10.0 + 1.0)
     assert ways["memory"].memory == 4_000_000 + 400_000
     # all of it is in the store's cache: a tenth of 10 µs an example
-    assert ways["dense"].seconds.median == pytest.approx(10.0 + 0.1 + 1.0)
+    assert ways["dense"].seconds.median == pytest.approx(10.0 + 0.1 + 0.5 + 1.0)
     assert ways["dense"].again.median == pytest.approx(1.0)
     assert ways["dense"].disk == 210_000
     assert ways["sparse"].labels == {"form": "sampled", "draws": 50, "temperature": 1.0}
@@ -202,7 +203,7 @@ def test_a_sweep_and_views_multiply_what_is_labelled() -> None:
     """With eight views of each example and two teachers, a store is sixteen times as large, and takes sixteen times as long."""
     limits = Limits(varies=True, views=8)
     dense = by_name(ways_of(asks(stores=2), costs(), limits))["dense"]
-    assert dense.labelling.median == pytest.approx(16 * 10_000 * (1e-3 + 1e-5))
+    assert dense.labelling.median == pytest.approx(16 * 10_000 * (1e-3 + 1e-5) + 2 * 0.5)
     assert dense.disk == 16 * 210_000
     assert dense.labels == {"form": "dense", "views": 8}
     # views that no epoch shows are written all the same
@@ -343,6 +344,15 @@ def test_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
     assert free_memory(tmp_path) == 1_500_000_000
     (group / "memory.max").write_text("max\n")
     assert free_memory(tmp_path) == 32_000_000 * 1024
+
+
+def test_room_is_looked_for_where_the_store_will_be(tmp_path: Path) -> None:
+    """A run on a small disk whose labels go to a large one would be told that they do not fit."""
+    (tmp_path / "large").mkdir()
+    there = study(labels=Labels(store=tmp_path / "large" / "labels" / "v1"))
+    assert disk_of(there, tmp_path / "runs") == tmp_path / "large"
+    assert disk_of(study(labels=Labels(store="s3://bucket/labels")), tmp_path) == tmp_path
+    assert disk_of(study(), tmp_path) == tmp_path
 
 
 class Wide(nn.Module):

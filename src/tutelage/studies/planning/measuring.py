@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from transformers import TrainerCallback
 
 from tutelage.data import Batch, TransferSet
 from tutelage.evaluation.cost import stored_bytes
-from tutelage.labels import Form, LabelStore, LabelWriter
-from tutelage.labels.sampling import row_keys, sample, top_k
+from tutelage.labels import LabelStore, LabelWriter
+from tutelage.labels.sampling import row_keys
 from tutelage.objectives import Objective
-from tutelage.signals import AnyScores, ClassScores, HeadLogits, MixtureLogits, Signals, whole
+from tutelage.signals import ClassScores, HeadLogits, MixtureLogits, Signals, whole
 from tutelage.studies.arm import build_seeded, trainer_for
+from tutelage.studies.certifying import certificate_of, in_form
 from tutelage.studies.label_binds import rows_in
 from tutelage.studies.planning.ways import FormCost, Spread
 from tutelage.studies.stored_labels import Labels
@@ -226,22 +227,24 @@ def time_recall(answers: Answers) -> Spread:
     return _spread(np.asarray(seconds[1:]))
 
 
-def time_form(answers: Answers, labels: Labels, classes: int, near: Path) -> FormCost:
-    """Write a few answers to a temporary store, and read them back in random batches.
+def time_form(teacher: Teacher, train: TransferSet, answers: Answers, labels: Labels, near: Path) -> FormCost:
+    """Write a few answers to a temporary store, read them back in random batches, and certify the form.
 
     Args:
+        teacher: whose.
+        train: of which examples.
         answers: what to keep.
         labels: in which form.
-        classes: number of classes C.
         near: a folder on the disk where the store would be.
     """
-    form = labels.form_of(classes)
+    form = labels.form_of(answers.classes)
     with tempfile.TemporaryDirectory(dir=near, prefix=".plan-") as aside:
         begun = time.perf_counter()
         with LabelWriter(Path(aside) / "labels", form, {"plan": "a trial"}) as writer:
             for each in answers.given:
                 if each.scores is not None:
-                    writer.add(each.ids, None, each.rows, _kept(each.scores, each, form), each.features)
+                    keys = row_keys(each.ids, each.rows, seed=0) if form.kind == "sampled" else None
+                    writer.add(each.ids, None, each.rows, in_form(each.scores, form, keys), each.features)
             writer.finish(None)
         write = (time.perf_counter() - begun) / answers.examples
         store = LabelStore.open(Path(aside) / "labels")
@@ -250,6 +253,9 @@ def time_form(answers: Answers, labels: Labels, classes: int, near: Path) -> For
         warm = _time_reads(store.within(1 << 40), answers, len(answers.given[0].ids))
         manifest = store.manifest
         disk, cached = manifest.bytes, sum(shard.memory for shard in manifest.shards)
+    begun = time.perf_counter()
+    certificate_of(teacher, train, form, len(answers.given[0].ids))
+    once = time.perf_counter() - begun + labels.spot_check * answers.label.median
     section: dict[str, Any] = {"form": labels.form, "dtype": labels.dtype, "temperature": labels.temperature}
     section |= {
         "draws": labels.draws,
@@ -260,6 +266,7 @@ def time_form(answers: Answers, labels: Labels, classes: int, near: Path) -> For
     features = sum(values.nbytes for each in answers.given for values in each.features.values())
     return FormCost(
         section={name: value for name, value in section.items() if value is not None},
+        once=Spread(once, once, once, 1),
         write=Spread(write, write, write, 1),
         read=read,
         warm=warm,
@@ -267,18 +274,6 @@ def time_form(answers: Answers, labels: Labels, classes: int, near: Path) -> For
         row_bytes=max(disk - features, 0) / max(answers.rows, 1),
         cached=cached / answers.examples,
     )
-
-
-def _kept(scores: ClassScores, answer: Answer, form: Form) -> AnyScores:
-    if form.kind == "dense":
-        return scores
-    assert form.temperature is not None
-    if form.kind == "top_k":
-        assert form.k is not None
-        return top_k(scores, form.k, form.temperature)
-    assert form.draws is not None
-    keys = row_keys(answer.ids, answer.rows, seed=0)
-    return sample(scores, keys, temperature=form.temperature, draws=form.draws, scheme=cast("Any", form.scheme))
 
 
 def _time_reads(store: LabelStore, answers: Answers, size: int) -> Spread:

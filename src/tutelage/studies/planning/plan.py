@@ -150,7 +150,8 @@ def measure_here(study: Study, teacher: Teacher, asks: Asks, folder: Path) -> Me
     objectives = hearing(study) or {"assistant": own}
     answers = ask_some(teacher, train, asks.batch, asks.layers)
     steps = time_steps(study, teacher, next(iter(objectives.values())))
-    kept = _Trial(study, objectives, answers, folder)
+    disk = disk_of(study, folder)
+    kept = _Trial(study, teacher, objectives, answers, disk)
     dense, no_dense = kept.first_that_fits(_dense_forms(study, asks))
     sparse, no_sparse = kept.first_that_fits(_sparse_forms(study, asks, objectives, answers.classes))
     remembered = None
@@ -167,7 +168,7 @@ def measure_here(study: Study, teacher: Teacher, asks: Asks, folder: Path) -> Me
         teacher_bytes=teacher_bytes(teacher),
         cache_bytes=ANSWER_BUDGET,
         free_memory=free_memory(),
-        free_disk=free_disk(folder),
+        free_disk=free_disk(disk),
         dense=dense,
         sparse=sparse,
     )
@@ -176,11 +177,24 @@ def measure_here(study: Study, teacher: Teacher, asks: Asks, folder: Path) -> Me
     return Measured(costs, limits, steps, answers.examples, answers.rows)
 
 
+def disk_of(study: Study, folder: Path) -> Path:
+    """A folder that is there, on the disk where the study's store would be; the run's own where that is another machine's."""
+    place = study.labels.place(folder) if study.labels is not None else folder
+    if _elsewhere(study):
+        return folder
+    return next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.is_dir())
+
+
+def _elsewhere(study: Study) -> bool:
+    return study.labels is not None and "://" in str(study.labels.store)
+
+
 @dataclass(frozen=True)
 class _Trial:
     """What it takes to try a form: a few answers, those who would learn from them, and the disk."""
 
     study: Study
+    teacher: Teacher
     objectives: Mapping[str, Objective]
     answers: Answers
     folder: Path
@@ -192,7 +206,7 @@ class _Trial:
         for labels in forms:
             try:
                 check_form(labels, self.objectives, student, self.study.splits)
-                return time_form(self.answers, labels, self.answers.classes, self.folder), None
+                return time_form(self.teacher, self.study.splits.train, self.answers, labels, self.folder), None
             except TutelageError as error:
                 why = str(error)
         return None, why
@@ -273,6 +287,10 @@ def _notes(asks: Asks, found: Measured, study: Study, source: str, *, sweep: boo
                 if asks.shared
                 else ""
             )
+        )
+    if _elsewhere(study):
+        notes.append(
+            "the store is to be at a URL: writing and reading were timed on the run's own disk, and its room is not known"
         )
     if study.chain is not None or study.recipes:
         notes.append("assistants and students that teach are teachers too, whose answers are not counted here")

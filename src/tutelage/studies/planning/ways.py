@@ -56,6 +56,7 @@ class FormCost:
 
     Args:
         section: the keys of a config's ``labels`` that ask for it.
+        once: seconds of a store, however large: its certificate, and the spot check when it is opened.
         write: seconds an example, compression included.
         read: seconds an example, its row group read from the disk (or what the system keeps of it).
         warm: seconds an example, out of a store's cache.
@@ -65,6 +66,7 @@ class FormCost:
     """
 
     section: Mapping[str, Any]
+    once: Spread
     write: Spread
     read: Spread
     warm: Spread
@@ -74,7 +76,12 @@ class FormCost:
 
     def to_json(self) -> Json:
         """The fields."""
-        seconds = {"write": self.write.to_json(), "read": self.read.to_json(), "warm": self.warm.to_json()}
+        seconds = {
+            "once": self.once.to_json(),
+            "write": self.write.to_json(),
+            "read": self.read.to_json(),
+            "warm": self.warm.to_json(),
+        }
         return {"labels": dict(self.section), **seconds, "bytes": self.bytes, "row_bytes": self.row_bytes}
 
 
@@ -208,7 +215,7 @@ def _stored(
         return Way(name, cannot=[why if why is not None else "it was not measured"])
     views = (limits.views or 1) if limits.varies else 1
     entries = asks.examples * views
-    labelling = costs.label.plus(form.write).times(entries * asks.stores)
+    labelling = costs.label.plus(form.write).times(entries * asks.stores).plus(form.once.times(asks.stores))
     # examples come in random order: so much of the store as its cache holds, so often is an example found there
     found = min(1.0, costs.cache_bytes / max(form.cached * entries, 1.0))
     reading = form.warm.times(asks.live * found).plus(form.read.times(asks.live * (1.0 - found)))
