@@ -24,6 +24,14 @@ def test_first_example_runs_as_pasted(tmp_path: Path) -> None:
     assert (tmp_path / page).is_file()
 
 
+def test_a_language_model_trains_as_pasted(tmp_path: Path) -> None:
+    """The page on large vocabularies is all there is to copy from for a language model."""
+    example = python_blocks("docs/heads.md")[0]
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").is_dir()
+
+
 def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
     """A picture that is not there is the first thing a newcomer would see."""
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]:
