@@ -159,7 +159,7 @@ def _sketch(values: Any) -> list[float]:
     if isinstance(values, Mapping):
         return [number for name in sorted(values) for number in _sketch(values[name])]
     assert isinstance(values, Tensor)
-    rows = torch.nan_to_num(values.detach().double().cpu().reshape(len(values), -1), neginf=-1e4, posinf=1e4)
+    rows = torch.nan_to_num(values.detach().double().cpu()[:, None].flatten(1), neginf=-1e4, posinf=1e4)
     weights = torch.cos(torch.arange(rows.shape[1], dtype=torch.float64) + 0.5)
     return [math.fsum(row) for row in (rows * weights).tolist()]
 

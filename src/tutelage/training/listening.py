@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from tutelage.data import Batch, TransferSet, rows_of
@@ -17,7 +17,7 @@ from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveEr
 from tutelage.models import bad_rows, count_rows, scores_and_features, scores_on
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective
-from tutelage.signals import ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
+from tutelage.signals import NO_LABEL, ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
 from tutelage.teachers import ShowsLayers, Teacher
 from tutelage.training.guard import name_examples, non_finite_weights
 from tutelage.training.term_weights import UNSHARDED
@@ -26,6 +26,7 @@ __all__ = [
     "all_rows",
     "check_labels_for",
     "first_signals",
+    "first_with_rows",
     "refuse_what_taps_do_not_survive",
     "rows_of",
     "say_adjustments",
@@ -124,13 +125,25 @@ def say_adjustments(objective: Objective) -> None:
 
 
 def check_labels_for(objective: Objective, data: TransferSet) -> None:
-    """Raise ObjectiveError for a term that needs labels where no example has one."""
+    """Raise ObjectiveError for a term that needs labels where no example has one, and for texts of which nothing is to be learnt."""
+    if data.token_level and data.labelled == 0:
+        raise ObjectiveError(
+            f"labels are {tuple(data.known_labels.shape)}, one a token, and none of them is a label: there is no row to learn from; look "
+            "at the masks given to next_token_labels"
+        )
     lacking = [c.name for c in objective.components if "labels" in c.term.needs]
     if lacking and data.labelled == 0:
         raise ObjectiveError(
             f"{', '.join(lacking)} needs labels, and none of the {len(data)} examples of the transfer set has one: it would be 0 "
             "throughout; leave the term out or give labels"
         )
+
+
+def first_with_rows(data: TransferSet, count: int) -> Tensor:
+    """The first examples that have a row, int64; all of them do where rows are examples."""
+    if not data.token_level:
+        return torch.arange(min(count, len(data)))
+    return (data.known_labels != NO_LABEL).any(dim=1).nonzero()[:count, 0]
 
 
 def all_rows(data: TransferSet) -> Rows:

@@ -32,6 +32,7 @@ from tutelage.training.listening import (
     all_rows,
     check_labels_for,
     first_signals,
+    first_with_rows,
     refuse_what_taps_do_not_survive,
     rows_of,
     say_adjustments,
@@ -313,7 +314,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         data = self._transfer_set
         check_labels_for(self.objective, data)
         with torch.random.fork_rng(devices=[]):
-            batch: Any = self._prepare_inputs(data.batch(torch.arange(min(_PROBED, len(data)))))  # pyright: ignore[reportArgumentType]
+            batch: Any = self._prepare_inputs(data.batch(first_with_rows(data, _PROBED)))  # pyright: ignore[reportArgumentType]
             said = teacher_signals(self.teacher, batch, self._shared)
             student = first_signals(self._student, batch, self._layers, self._shared)
         self.objective.check(student, said, all_rows(data))
