@@ -4,8 +4,9 @@
 
 A Llama of SmolLM2-135M's shape with random weights (hidden 576, 30 layers, a vocabulary of 49,152) answers sequences of 256
 tokens; its logits are sharpened until 50 draws meet about as many classes as they do with a trained model. Writing is timed
-apart from drawing, both beside the forward pass that it follows; reading beside the forward and backward pass of
-a student of 6 of the layers, from a larger store, which holds the same answers many times over. Written to ``docs/benchmarks.md``, between its marks.
+apart from drawing, both beside the forward pass that it follows; reading beside the forward and backward pass of a student of 6
+of the layers, from a larger store, which holds the same answers many times over. Written to ``docs/benchmarks.md``, between its
+marks.
 """
 
 import math
