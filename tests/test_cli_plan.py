@@ -66,7 +66,7 @@ def test_a_plan_is_told_and_kept(tutelage: Any, project: Path) -> None:
     said = " ".join(done.out.split())
     assert "three blobs [v2]: timing a few steps of teacher and student" in said
     assert "The run asks its teacher about 450 examples in 2 trainings; 75 of them are different." in said
-    for way in ("live", "in memory", "stored dense", "stored sparse"):
+    for way in ("live", "in memory", "dense store", "sparse store"):
         assert way in said
     assert "take: in memory" in said
     assert "no labels section" in said

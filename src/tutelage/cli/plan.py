@@ -13,7 +13,7 @@ from tutelage.cli.release import quieten_libraries
 
 _INTERRUPTED = 130
 
-_WAYS = {"live": "live", "memory": "in memory", "dense": "stored dense", "sparse": "stored sparse"}
+_WAYS = {"live": "live", "memory": "in memory", "dense": "dense store", "sparse": "sparse store"}
 
 
 def plan(
@@ -75,7 +75,7 @@ def summarise_plan(planned: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("the teacher's\nanswers", no_wrap=True)
+    table.add_column("answers", no_wrap=True)
     for heading in ("teaching +\nlabelling", "quartiles", "of it\nlabelling", "run\nagain", "disk", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, way in planned["ways"].items():
@@ -86,6 +86,8 @@ def summarise_plan(planned: Mapping[str, Any]) -> None:
             table.add_row(label, "–", "–", "–", "–", "–", "–")
             continue
         span = f"{lasting(seconds['low'])} to {lasting(seconds['high'])}"
+        if span.split()[1] == span.split()[-1]:
+            span = span.replace(f" {span.split()[-1]} to", " to")
         labelling = lasting(way["labelling"]["median"]) if way["labelling"]["median"] else "–"
         kept = (size(way["disk"]) if way["disk"] else "–", size(way["memory"]))
         table.add_row(label, lasting(seconds["median"]), span, labelling, lasting(way["again"]["median"]), *kept)
