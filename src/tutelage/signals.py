@@ -204,6 +204,11 @@ class SparseTargets:
     form: SparseForm
     entropy: Tensor | None = None
 
+    def rows(self, of: slice | Tensor) -> SparseTargets:
+        """Some of the rows."""
+        entropy = None if self.entropy is None else self.entropy[of]
+        return replace(self, ids=self.ids[of], probs=self.probs[of], entropy=entropy)
+
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.ids.shape != self.probs.shape or self.ids.dtype != torch.int64:
             raise TeacherError(

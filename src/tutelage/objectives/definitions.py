@@ -64,6 +64,13 @@ class Definition:
     needs_double: Callable[[Mapping[str, float]], bool]
     centred: bool = False
 
+    def value_and_gradient(self, pair: Pair, parameters: Mapping[str, float]) -> Terms:
+        """Values ``[N]`` in nats and ``p ⊙ (φ − ⟨p, φ⟩)``, which over T is the gradient by the student's logits ``[N, C]``."""
+        value_N, p_phi_NC = self.terms(pair, parameters)
+        if not self.centred:
+            p_phi_NC = torch.addcmul(p_phi_NC, pair.p_NC, p_phi_NC.sum(-1, keepdim=True), value=-1)
+        return value_N, p_phi_NC
+
 
 def pair_of(student_NC: Tensor, teacher_NC: Tensor, temperature: float, dtype: torch.dtype) -> Pair:
     """Log-probabilities and probabilities at ``temperature``, computed in ``dtype``."""

@@ -284,9 +284,7 @@ def _value_and_gradient(student_NC: Tensor, teacher_NC: Tensor, how: _How) -> tu
 
 def _slice(student_NC: Tensor, teacher_NC: Tensor, how: _How, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     pair = pair_of(student_NC, teacher_NC, how.temperature, dtype)
-    value_N, gradient_NC = how.definition.terms(pair, how.parameters)
-    if not how.definition.centred:
-        gradient_NC = torch.addcmul(gradient_NC, pair.p_NC, gradient_NC.sum(-1, keepdim=True), value=-1)
+    value_N, gradient_NC = how.definition.value_and_gradient(pair, how.parameters)
     if how.scale != how.temperature:
         gradient_NC = gradient_NC.mul_(how.scale / how.temperature)
     if student_NC.dtype == torch.float16:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from tutelage.objectives.definitions import DEFINITIONS, pair_of
 from tutelage.objectives.head_products import HeadProducts
 from tutelage.objectives.row_loss import RowLoss
-from tutelage.objectives.sparse import log_rest, sparse_terms
+from tutelage.objectives.sparse import sparse_gradient
 from tutelage.signals import NO_LABEL, AnyScores, MixtureLogits, SparseTargets, whole
 
 #: Numbers of which the dozen elementwise passes are made at a time: few enough for a CPU's caches.
@@ -126,8 +125,7 @@ def rows_of(said: AnyScores | Tensor | None, of: slice | Tensor) -> AnyScores | 
     if said is None or isinstance(said, Tensor):
         return None if said is None else said[of]
     if isinstance(said, SparseTargets):
-        entropy = None if said.entropy is None else said.entropy[of]
-        return replace(said, ids=said.ids[of], probs=said.probs[of], entropy=entropy)
+        return said.rows(of)
     if isinstance(said, MixtureLogits):
         return MixtureLogits(said.members[:, of], said.weights)
     return said.at(1.0)[of]
@@ -151,23 +149,14 @@ def _dense(loss: RowLoss, logits_NC: Tensor, theirs_NC: Tensor, shared: _Shared)
     definition, inside = DEFINITIONS[loss.divergence], _inside(loss, logits_NC)
     pair = pair_of(logits_NC, theirs_NC.to(logits_NC.dtype), loss.temperature, inside)
     shared.setdefault((loss.temperature, inside), (pair.log_p_NC, pair.p_NC))
-    value_N, gradient_NC = definition.terms(pair, loss.parameters)
-    if not definition.centred:
-        gradient_NC = torch.addcmul(gradient_NC, pair.p_NC, gradient_NC.sum(-1, keepdim=True), value=-1)
+    value_N, gradient_NC = definition.value_and_gradient(pair, loss.parameters)
     return _scaled(loss, value_N.relu_(), gradient_NC)
 
 
 def _sparse(loss: RowLoss, logits_NC: Tensor, said: SparseTargets, shared: _Shared) -> tuple[Tensor, Tensor]:
     assert loss.divergence is not None
     log_p_NC, p_NC = _log_probs(loss, logits_NC, shared)
-    places_NK = said.ids.clamp_min(0)
-    log_p_NK = log_p_NC.gather(1, places_NK)
-    log_rest_N = log_rest(log_p_NC, said.ids) if said.form == "top_k" else None
-    value_N, kept_NK, rest_N = sparse_terms(loss.divergence, log_p_NK, log_rest_N, said, loss.parameters)
-    gradient_NC = p_NC * rest_N.unsqueeze(1)
-    apart_NK = kept_NK - gradient_NC.gather(1, places_NK)
-    gradient_NC.scatter_add_(1, places_NK, apart_NK.masked_fill_(said.ids < 0, 0.0))
-    return _scaled(loss, value_N, gradient_NC)
+    return _scaled(loss, *sparse_gradient(loss.divergence, log_p_NC, p_NC, said, loss.parameters))
 
 
 def _cross_entropy(loss: RowLoss, logits_NC: Tensor, labels_N: Tensor, shared: _Shared) -> tuple[Tensor, Tensor]:

@@ -146,9 +146,8 @@ def _top_k_terms(
     p_NK1 = torch.cat((p_NK, log_rest_N.exp()[:, None]), dim=1)
     log_rest_N = torch.threshold(log_rest_N, _MASK_BELOW, MASKED_LOG_PROB)
     log_p_NK1 = torch.cat((log_p_NK, log_rest_N[:, None]), dim=1)
-    value_N, gradient_NK1 = DEFINITIONS[name].terms(Pair(log_p_NK1, p_NK1, log_q_NK1, q_NK1), parameters)
-    if not DEFINITIONS[name].centred:
-        gradient_NK1 = torch.addcmul(gradient_NK1, p_NK1, gradient_NK1.sum(-1, keepdim=True), value=-1)
+    pair = Pair(log_p_NK1, p_NK1, log_q_NK1, q_NK1)
+    value_N, gradient_NK1 = DEFINITIONS[name].value_and_gradient(pair, parameters)
     factor_N = gradient_NK1[:, -1] / p_NK1[:, -1].clamp(min=_LEAST_REST)
     factor_N = factor_N.clamp(-_LARGEST_FACTOR, _LARGEST_FACTOR)
     return value_N.relu(), gradient_NK1[:, :-1], factor_N
@@ -170,6 +169,27 @@ def _with_rest(targets: SparseTargets) -> Tensor:
     rest_N = torch.minimum((1.0 - q_NK.sum(-1)).clamp(min=rounding), most_N)
     q_NK1 = torch.cat((q_NK, rest_N[:, None]), dim=1)
     return q_NK1 / q_NK1.sum(-1, keepdim=True)
+
+
+def sparse_gradient(
+    name: str, log_p_NC: Tensor, p_NC: Tensor, targets: SparseTargets, parameters: Mapping[str, float]
+) -> tuple[Tensor, Tensor]:
+    """:func:`sparse_terms` over all classes of a few rows.
+
+    Args:
+        name: a key of ``DEFINITIONS``.
+        log_p_NC: the student's log-probabilities at ``targets.temperature``.
+        p_NC: and its probabilities; neither is written to.
+        targets: of these rows.
+        parameters: all of the divergence's own.
+
+    Returns:
+        ``value[N]`` in nats, and the gradient ``[N, C]`` by T · z (divide by T).
+    """
+    rest_N = log_rest(log_p_NC, targets.ids) if targets.form == "top_k" else None
+    log_p_NK = log_p_NC.gather(1, targets.ids.clamp(min=0))
+    value_N, kept_NK, factor_N = sparse_terms(name, log_p_NK, rest_N, targets, parameters)
+    return value_N, write_kept(p_NC * factor_N[:, None], targets.ids, kept_NK)
 
 
 def log_rest(logits_NC: Tensor, ids_NK: Tensor) -> Tensor:
@@ -196,7 +216,8 @@ def _without(logits_NC: Tensor, ids_NK: Tensor) -> Tensor:
 def write_kept(gradient_NC: Tensor, ids_NK: Tensor, kept_NK: Tensor) -> Tensor:
     """The kept classes' own gradient in place of the rest's; an unused place writes again what another one writes."""
     last_N1, place_N1 = ids_NK.max(-1, keepdim=True)
-    again_NK = torch.where(ids_NK < 0, last_N1, ids_NK)
+    # a row that keeps nothing has nothing to teach: its gradient is 0 throughout, at class 0 too
+    again_NK = torch.where(ids_NK < 0, last_N1.clamp(min=0), ids_NK)
     return gradient_NC.scatter_(1, again_NK, torch.where(ids_NK < 0, kept_NK.gather(1, place_N1), kept_NK))
 
 
@@ -283,28 +304,13 @@ def _value_and_gradient(student_NC: Tensor, targets: SparseTargets, how: _How) -
     step = max(1, (_CPU_SLICE if student_NC.device.type == "cpu" else _DEVICE_SLICE) // classes)
     for start in range(0, rows, step):
         of = slice(start, start + step)
-        value_N[of], gradient_NC[of] = _slice(student_NC[of].to(inside), _rows(targets, of), how)
+        log_p_NC = torch.log_softmax(student_NC[of].to(inside) / how.temperature, dim=-1)
+        found = sparse_gradient(how.name, log_p_NC, log_p_NC.exp(), targets.rows(of), how.parameters)
+        value_N[of], gradient_NC[of] = found[0] * how.scale, found[1] * (how.scale / how.temperature)
     if student_NC.dtype == torch.float16:
         # as in the dense divergences: what leaves float16's range here is a gradient, not an error
         gradient_NC.clamp_(-65504.0, 65504.0)
     return value_N, gradient_NC
-
-
-def _rows(targets: SparseTargets, of: slice) -> SparseTargets:
-    entropy = None if targets.entropy is None else targets.entropy[of]
-    return SparseTargets(
-        targets.ids[of], targets.probs[of], targets.classes, targets.temperature, targets.form, entropy
-    )
-
-
-def _slice(student_NC: Tensor, targets: SparseTargets, how: _How) -> tuple[Tensor, Tensor]:
-    logits_NC = student_NC / how.temperature
-    log_p_NC = torch.log_softmax(logits_NC, dim=-1)
-    ids_NK = targets.ids.clamp(min=0)
-    rest_N = log_rest(logits_NC, targets.ids) if targets.form == "top_k" else None
-    value_N, kept_NK, factor_N = sparse_terms(how.name, log_p_NC.gather(1, ids_NK), rest_N, targets, how.parameters)
-    gradient_NC = write_kept(log_p_NC.exp_().mul_(factor_N[:, None]), targets.ids, kept_NK)
-    return value_N * how.scale, gradient_NC.mul_(how.scale / how.temperature)
 
 
 def _share_of_forward_kl(name: str, parameters: Mapping[str, float]) -> float | None:
