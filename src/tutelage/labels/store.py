@@ -66,7 +66,7 @@ class LabelStore:
         Args:
             path: local path or fsspec URL.
             memory_bytes: what it may keep in memory of what was read; with room for everything, everything is read at the
-                first look-up and kept.
+                first look-up (taking twice its size while it is joined) and kept.
 
         Raises:
             TeacherError: there is no store, or its manifest is not what was written.
