@@ -89,13 +89,7 @@ def plan_study(
     folder = Path(out)
     study._check(folder)  # pyright: ignore[reportPrivateUsage]  # what its run would do first
     teacher, source = teacher_here(study, folder)
-    asks = asks_of(study, teacher)
-    if not asks.trainings:
-        raise ConfigError(
-            "no arm's objective listens to the teacher, so that it is never asked and there is nothing to plan: give the objective a soft "
-            "term such as kl"
-        )
-    asks = asks_of_sweep(search, asks) if search is not None else asks
+    asks = _asked(study, teacher, search)
     found = (measure or measure_here)(study, teacher, asks, folder)
     ways = ways_of(asks, found.costs, found.limits)
     chosen, why = pick(ways, found.costs)
@@ -118,6 +112,16 @@ def plan_study(
     }
     write_atomically(folder / PLAN, json.dumps(result, indent=1, allow_nan=False))
     return result
+
+
+def _asked(study: Study, teacher: Teacher, search: Search | None) -> Asks:
+    asks = asks_of(study, teacher)
+    if not asks.trainings:
+        raise ConfigError(
+            "no arm's objective listens to the teacher, so that it is never asked and there is nothing to plan: give the objective a soft "
+            "term such as kl"
+        )
+    return asks_of_sweep(search, asks) if search is not None else asks
 
 
 def teacher_here(study: Study, folder: Path) -> tuple[Teacher, str]:
