@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -261,6 +262,17 @@ def test_what_changed_is_shown(tutelage: Any, project: Path, change: str, said: 
         assert "was made from something else" in refused.err
         assert said in refused.err
         assert "label anew in another folder" in " ".join(refused.err.split())
+
+
+def test_other_labels_are_refused_before_a_teacher_is_trained_for_them(tutelage: Any, project: Path) -> None:
+    """Found out after the teacher's training, the mistake would have cost all of it."""
+    training = ("--set", "teacher.training={max_steps: 3}")
+    assert tutelage("label", "config.yaml", *training).code == 0
+    shutil.rmtree("runs/blobs/teacher")
+    refused = tutelage("label", "config.yaml", *training, "--set", "data.splits.validation=0.3")
+    assert is_one_message(refused), refused.err
+    assert "examples: 75 says the store" in refused.err
+    assert not Path("runs/blobs/teacher").exists()
 
 
 def test_mistakes_are_one_message(tutelage: Any, project: Path) -> None:

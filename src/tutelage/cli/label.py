@@ -92,8 +92,8 @@ def _verify(path: str | Path) -> None:
         typer.echo(str(damage))
     if damaged:
         raise TeacherError(
-            f"{len(damaged):,} of {shards} in {path} damaged: a student would miss their examples; run the same command without "
-            "--verify, which labels these again and no others"
+            f"{len(damaged):,} of {shards} in {path} {'is' if len(damaged) == 1 else 'are'} damaged: a student would miss their examples; "
+            "run the same command without --verify, which labels what they held again and no more"
         )
     if not store.manifest.complete:
         raise TeacherError(

@@ -38,11 +38,15 @@ def label_binds(teacher: Teacher, transfer_set: TransferSet, form: Form) -> Json
         transfer_set: about what.
         form: what is kept of an answer.
     """
+    return {"teacher": teacher_fact(teacher), **set_binds(transfer_set, form)}
+
+
+def set_binds(transfer_set: TransferSet, form: Form) -> Json:
+    """Those of the facts that are known before there is a teacher."""
     varies = transfer_set.teacher_varies
     view = transfer_set.student_view if transfer_set.teacher_view is None else transfer_set.teacher_view
     names = transfer_set.class_names
     return {
-        "teacher": teacher_fact(teacher),
         "classes": form.classes,
         "class names": None if names is None else list(names) if len(names) <= _NAMED else _short(list(names)),
         "teacher's view": described(view),

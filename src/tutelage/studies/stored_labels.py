@@ -14,13 +14,13 @@ from torch import nn
 from tutelage.data import Splits, TransferSet, rows_of
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.labels import Form, Kind, LabelStore
-from tutelage.labels.manifest import read_manifest
+from tutelage.labels.manifest import read_manifest, refuse_differences
 from tutelage.labels.place import Place
 from tutelage.objectives import Objective, as_objective
 from tutelage.signals import Signals, SparseTargets, layers_needed
 from tutelage.studies.arm import Progress, build_seeded
 from tutelage.studies.chain import DIRECT, Chain
-from tutelage.studies.label_binds import store_digest
+from tutelage.studies.label_binds import set_binds, settled, store_digest
 from tutelage.studies.labelling import MADE, class_count, label
 from tutelage.studies.spot_check import SpotCheck, spot_check
 from tutelage.studies.teaching import Heard, listens
@@ -118,6 +118,7 @@ def check_kept(
     teacher: nn.Module | Teacher,
     splits: Splits,
     chain: Chain | None,
+    folder: Path,
 ) -> None:
     """Find out, before anything is trained or labelled, that the labels can be kept and learnt from.
 
@@ -128,17 +129,32 @@ def check_kept(
         teacher: as far as it can be looked at yet.
         splits: the data; a few examples of the transfer set are shown to the student.
         chain: the assistants, where there are some: the first of a road hears the teacher too.
+        folder: of the run.
 
     Raises:
         TutelageError: they cannot; the message has the reason.
     """
     showing(as_teacher(teacher), labels.features)
     check_form(labels, objectives, student, splits)
-    if chain is None:
-        return
-    for name, first in {path[0].name: path[0] for path in chain.paths}.items():
+    _check_there(labels, student, splits.train, folder)
+    for name, first in {path[0].name: path[0] for path in chain.paths}.items() if chain is not None else ():
         objective = objectives[DIRECT] if first.objective is None else as_objective(first.objective)
         check_form(labels, {name: objective}, build_seeded(first.model, first.seed), splits)
+
+
+def _check_there(labels: Labels, student: nn.Module, train: TransferSet, folder: Path) -> None:
+    """Refuse a store of another form or of other examples before a teacher is trained for it."""
+    path = labels.place(folder)
+    found = read_manifest(Place(path))
+    if found is None:
+        return
+    said = first_signals(student, train.for_evaluation().batch(torch.arange(1)), ())
+    assert said.logits is not None
+    form = labels.form_of(said.logits.classes)
+    refuse_differences(found.form.to_json(), form.to_json(), path)
+    binds = set_binds(train, form)
+    kept = {name: value for name, value in found.binds.items() if name in binds}
+    refuse_differences(kept, settled(binds, kept), path)
 
 
 def check_form(labels: Labels, objectives: Mapping[str, Objective], student: nn.Module, splits: Splits) -> None:

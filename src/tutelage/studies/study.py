@@ -334,7 +334,7 @@ class Study:
         check_teacher(self.teacher, self.teacher_training, student, self.splits, own)
         if self.labels is not None:
             shown = seen_beforehand(self.teacher, self.teacher_training)
-            check_kept(self.labels, own, student, shown, self.splits, self.chain)
+            check_kept(self.labels, own, student, shown, self.splits, self.chain, folder)
         train, validation = self.splits.train, self.splits.validation
         check_training(self.training, "training", student, objectives[JUDGED], train, validation)
         if self.together:
