@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tutelage.cli import watching
 from tutelage.labels import LabelStore
 
 COMMAND = Path(sys.executable).with_name("tutelage")
@@ -200,6 +202,13 @@ def test_interrupted(tutelage: Any, project: Path, monkeypatch: pytest.MonkeyPat
     on = tutelage("label", "config.yaml")
     assert on.code == 0, on.err
     assert f"labels: goes on at row {there} of 75" in on.err
+
+
+def test_how_far_it_is(tutelage: Any, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of labelling without a line would leave nobody able to tell a slow teacher from a stuck one."""
+    monkeypatch.setattr(watching, "_LOG_EVERY", 0.0)
+    told = tutelage("label", "config.yaml")
+    assert re.search(r"\[1/1\] labels: 30 of 75 rows, [\d,]+ rows a second, about [\d.]+ s left", told.err), told.err
 
 
 def test_a_full_disk(tutelage: Any, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

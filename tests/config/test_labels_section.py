@@ -64,7 +64,7 @@ def test_senseless_combinations_are_named(labels: dict[str, Any], said: list[str
 
 
 def test_features_of_a_mixture_are_refused() -> None:
-    with pytest.raises(ConfigError, match="labels.features are asked of an ensemble"):
+    with pytest.raises(ConfigError, match=r"labels\.features are asked of an ensemble"):
         checked({"features": ["0"]}, teacher={**BASE["teacher"], "members": 2})
 
 
