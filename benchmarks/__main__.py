@@ -1,4 +1,4 @@
-"""Run every benchmark and write ``docs/benchmarks.md``."""
+"""Run every benchmark that needs no model of its own, and write its section of ``docs/benchmarks.md``."""
 
 import platform
 import statistics
@@ -8,19 +8,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import startup, student_step, together
+from benchmarks import head, labels, startup, student_step, together
+from benchmarks.page import PAGE, write_section
 from benchmarks.timing import row
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+SECTION = """## A student's step
 
-
-PAGE_TEXT = """# Benchmarks
-
-Made by `make bench` on {date}: {cpu}, {threads} threads, Python {python}, torch {torch}, transformers {transformers}.
-Contestants take turns; a ratio is of medians over rounds, with the least and the greatest ratio within one round. The
-machine is shared, so the ratios say more than the milliseconds.
-
-## A student's step
+{cpu}, {threads} threads, Python {python}, torch {torch}, transformers {transformers}, {date}.
 
 784-128-10 MLP, batch 128, `0.1 * CrossEntropy() + 0.9 * KL(temperature=4)`, fused AdamW, gradient clipping, linear schedule;
 steady state. The loops by hand do the same work.
@@ -61,7 +55,7 @@ def main() -> None:
     share = [extra / forward for extra, forward in zip(added, live.rounds["forward"], strict=True)]
     plain = [a - b for a, b in zip(live.rounds["live by hand"], live.rounds["memory by hand"], strict=True)]
     shift = [extra - by_hand for extra, by_hand in zip(added, plain, strict=True)]
-    text = PAGE_TEXT.format(
+    text = SECTION.format(
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         cpu=cpu(),
         threads=torch.get_num_threads(),
@@ -90,9 +84,12 @@ def main() -> None:
         imported=start.median("import") / 1e3,
         helped=start.median("help") / 1e3,
     )
-    text += "\n" + together.section(together.measure(), f"{datetime.now(UTC):%Y-%m-%d}")
-    PAGE.write_text(text)
-    print(text)
+    write_section("step", text)
+    for benchmark in (together, head, labels):
+        benchmark.main()
+    print(
+        f"{PAGE} is written; python -m benchmarks.language MODEL adds a language model's step, for which a model is needed"
+    )
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.page import write_section
 from benchmarks.timing import Times, in_turns
 from tutelage.labels import Form, LabelStore, LabelWriter, row_keys, sample
 from tutelage.signals import Logits, SparseTargets
 from tutelage.teachers import StoredTeacher
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- labels: begin -->", "<!-- labels: end -->"
 CLASSES, WIDTH, LAYERS, HEADS = 49_152, 576, 30, 9
 TOKENS, EXAMPLES, DRAWS = 256, 32, 50
 REPEATED = 16
@@ -199,13 +198,13 @@ def together(parts: list[SparseTargets]) -> SparseTargets:
 
 
 def section(found: Found, date: str) -> str:
-    """The section of the page, with its marks."""
+    """The section of the page."""
 
     def share(name: str, peer: str) -> str:
         ratio, low, high = found.times.ratio(name, peer)
         return f"{ratio:.2%} ({low:.2%} to {high:.2%})"
 
-    text = SECTION.format(
+    return SECTION.format(
         classes=CLASSES,
         draws=DRAWS,
         kept=found.kept,
@@ -225,16 +224,10 @@ def section(found: Found, date: str) -> str:
         cold_share=share("cold", "step"),
         **{name: found.times.median(name) for name in ("forward", "draw", "write", "step", "read", "cold")},
     )
-    return f"{BEGIN}\n{text}{END}\n"
 
 
 def main() -> None:
-    text = section(measure(), f"{datetime.now(UTC):%Y-%m-%d}")
-    page = PAGE.read_text(encoding="utf-8")
-    _, begun, rest = page.partition(BEGIN)
-    old = f"{begun}{rest.partition(END)[0]}{END}\n" if begun else ""
-    PAGE.write_text(page.replace(old, text) if old else f"{page.rstrip()}\n\n{text}", encoding="utf-8")
-    print(text)
+    write_section("labels", section(measure(), f"{datetime.now(UTC):%Y-%m-%d}"))
 
 
 if __name__ == "__main__":

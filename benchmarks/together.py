@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.page import write_section
 from benchmarks.timing import Times, in_turns
 from tutelage import KL, CrossEntropy, TransferSet
 from tutelage.data import DataSource, load_source
@@ -33,8 +34,6 @@ from tutelage.studies.arm import ArmPlan, ArmRun, Silent, run_arm
 from tutelage.studies.together import run_all
 from tutelage.teachers import MemoryTeacher, ModuleTeacher
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- together: begin -->", "<!-- together: end -->"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TRAIN, VALIDATION, TEST = 20_000, 1_000, 10_000
 TEMPERATURES, SEEDS = (1, 2, 4, 16, 32, 64), 5
@@ -195,13 +194,13 @@ def _accuracy(run: ArmRun, labels: object) -> float:
 
 
 def section(found: Found, date: str) -> str:
-    """The section of the page, with its marks."""
+    """The section of the page."""
 
     def beside(road: str) -> str:
         ratio, low, high = found.times.ratio(road, "together")
         return f"{ratio:.1f}× ({low:.1f} to {high:.1f})"
 
-    text = SECTION.format(
+    return SECTION.format(
         steps=found.steps,
         data=f"{TRAIN:,} images of {'Fashion-MNIST' if FASHION.is_dir() else 'random pixels'}",
         rounds=len(found.times.rounds["together"]),
@@ -217,13 +216,6 @@ def section(found: Found, date: str) -> str:
         logits=found.logits,
         accuracy=found.accuracy,
     )
-    return f"{BEGIN}\n{text}{END}\n"
-
-
-def kept_section(page: str) -> str:
-    """The section as it stands on a page; nothing where it does not."""
-    _, begun, rest = page.partition(BEGIN)
-    return f"{begun}{rest.partition(END)[0]}{END}\n" if begun else ""
 
 
 def main() -> None:
@@ -231,11 +223,7 @@ def main() -> None:
         index, folder, kept = sys.argv[2:]
         run_arm(plans(Path(folder), Path(kept))[int(index)], Silent())
         return
-    text = section(measure(), f"{datetime.now(UTC):%Y-%m-%d}")
-    page = PAGE.read_text(encoding="utf-8")
-    old = kept_section(page)
-    PAGE.write_text(page.replace(old, text) if old else f"{page.rstrip()}\n\n{text}", encoding="utf-8")
-    print(text)
+    write_section("together", section(measure(), f"{datetime.now(UTC):%Y-%m-%d}"))
 
 
 if __name__ == "__main__":
