@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.data import Chain, Tokenise, TransferSet, is_random
+from tutelage.data import Chain, Tokenise, TransferSet
 from tutelage.labels import Form, LabelStore
 from tutelage.models import count_parameters
 from tutelage.signals import NO_LABEL
@@ -50,7 +50,7 @@ def set_binds(transfer_set: TransferSet, form: Form) -> Json:
         "classes": form.classes,
         "class names": None if names is None else list(names) if len(names) <= _NAMED else _short(list(names)),
         "teacher's view": described(view),
-        "augmentation": described(transfer_set.augment) if is_random(transfer_set.augment) else "none",
+        "augmentation": described(transfer_set.augment) if transfer_set.augment is not None else "none",
         "augmentation seed": transfer_set.seed if varies else None,
         "views of each example": transfer_set.views if varies else 1,
         "seed of the draws": transfer_set.seed if form.kind == "sampled" else None,
