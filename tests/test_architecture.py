@@ -8,6 +8,7 @@ import pytest
 ROWS = [
     {"errors", "axes", "counters", "files"},
     {"signals"},
+    {"rows"},
     {"data", "models", "labels"},
     {"objectives", "teachers"},
     {"training", "evaluation", "export"},

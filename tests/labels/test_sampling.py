@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import ConfigError, TeacherError
 from tutelage.labels import sampling
-from tutelage.labels.sampling import check_sparse, row_count, row_keys, row_slices, sample, some_rows, top_k
+from tutelage.labels.sampling import check_sparse, row_keys, row_slices, sample, top_k
+from tutelage.rows import row_count, some_rows
 from tutelage.signals import HeadLogits, Logits, MixtureLogits, SparseTargets
 
 #: Of examples 1 and 2 with two rows and one, seed 3, view 4: noted when the first stores were written.

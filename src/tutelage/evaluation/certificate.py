@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import ConfigError, TeacherError
-from tutelage.labels.sampling import row_count, row_slices, some_rows
+from tutelage.labels.sampling import row_slices
 from tutelage.objectives.definitions import DEFINITIONS
 from tutelage.objectives.divergence import check_classes, row_divergence
 from tutelage.objectives.sparse import row_sparse
+from tutelage.rows import row_count, some_rows
 from tutelage.signals import AnyScores, ClassScores, Logits, SparseTargets
 
 #: (some rows of the teacher, their numbers among all rows int64 [n], which repeat) -> what a store would keep of them.

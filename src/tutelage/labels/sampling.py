@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from tutelage.counters import counted_bits, mix, name_word
 from tutelage.errors import ConfigError, TeacherError
-from tutelage.signals import ClassScores, HeadLogits, Logits, MixtureLogits, SparseForm, SparseTargets
+from tutelage.rows import row_count, some_rows
+from tutelage.signals import ClassScores, SparseForm, SparseTargets
 
 #: How n points fall on a row's cumulative distribution: evenly from one random start, or each by itself.
 Scheme = Literal["systematic", "independent"]
@@ -187,43 +187,6 @@ def row_slices(scores: ClassScores) -> Iterator[tuple[slice, ClassScores]]:
     for start in range(0, rows, step):
         of = slice(start, min(start + step, rows))
         yield of, some_rows(scores, of)
-
-
-def some_rows(scores: ClassScores, of: slice | Tensor) -> ClassScores:
-    """The same scores for some of the rows, nothing multiplied out or mixed yet."""
-    if isinstance(scores, Logits):
-        return Logits(scores.values[of])
-    if isinstance(scores, HeadLogits):
-        return replace(scores, hidden=scores.hidden[of])
-    if isinstance(scores, MixtureLogits):
-        return MixtureLogits(scores.members[:, of], scores.weights)
-    return _SomeRows(scores, of)
-
-
-@dataclass(frozen=True)
-class _SomeRows:
-    """Rows of scores of a kind that cannot be taken apart."""
-
-    scores: ClassScores
-    of: slice | Tensor
-
-    @property
-    def classes(self) -> int:
-        return self.scores.classes
-
-    def at(self, temperature: float) -> Tensor:
-        return self.scores.at(temperature)[self.of]
-
-
-def row_count(scores: ClassScores) -> int:
-    """Number of rows N."""
-    if isinstance(scores, Logits):
-        return scores.values.shape[0]
-    if isinstance(scores, HeadLogits):
-        return scores.hidden.shape[0]
-    if isinstance(scores, MixtureLogits):
-        return scores.members.shape[1]
-    return scores.at(1.0).shape[0]
 
 
 class _Part(NamedTuple):

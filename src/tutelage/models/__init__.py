@@ -3,7 +3,7 @@
 from tutelage.models.calling import class_logits, count_parameters, on_device
 from tutelage.models.layers import block_names, check_layers
 from tutelage.models.loading import ModelSource, import_from_file, load_model
-from tutelage.models.rows import bad_rows, count_rows, scores_and_features, scores_on, taken_rows
+from tutelage.models.rows import bad_rows, scores_and_features, scores_on
 from tutelage.models.tapping import logits_and_features
 
 __all__ = [
@@ -13,12 +13,10 @@ __all__ = [
     "check_layers",
     "class_logits",
     "count_parameters",
-    "count_rows",
     "import_from_file",
     "load_model",
     "logits_and_features",
     "on_device",
     "scores_and_features",
     "scores_on",
-    "taken_rows",
 ]

@@ -16,7 +16,7 @@ from tutelage.models.calling import Inputs, logits_in, unwrapped
 from tutelage.models.head import WIDE, Head, bypassed, find_head
 from tutelage.models.layers import indexed, submodule
 from tutelage.models.tapping import expect_examples, run_tapped
-from tutelage.signals import NO_LABEL, AnyScores, HeadLogits, Logits, MixtureLogits, SparseTargets
+from tutelage.signals import NO_LABEL, HeadLogits, Logits
 
 
 def scores_and_features(
@@ -107,11 +107,6 @@ def bad_rows(scores: Logits | HeadLogits) -> Tensor:
     return (torch.isnan(scores.values) | (scores.values == torch.inf)).any(dim=1)
 
 
-def count_rows(scores: Logits | HeadLogits) -> int:
-    """N."""
-    return len(scores.hidden) if isinstance(scores, HeadLogits) else len(scores.values)
-
-
 def scores_on(scores: Logits | HeadLogits, device: torch.device) -> Logits | HeadLogits:
     """The same scores on a device."""
     if isinstance(scores, Logits):
@@ -120,15 +115,3 @@ def scores_on(scores: Logits | HeadLogits, device: torch.device) -> Logits | Hea
         return scores
     bias = scores.bias.to(device) if scores.bias is not None else None
     return replace(scores, hidden=scores.hidden.to(device), weight=scores.weight.to(device), bias=bias)
-
-
-def taken_rows(scores: AnyScores, rows: slice | Tensor) -> AnyScores:
-    """Some rows of any scores."""
-    if isinstance(scores, HeadLogits):
-        return replace(scores, hidden=scores.hidden[rows])
-    if isinstance(scores, MixtureLogits):
-        return MixtureLogits(scores.members[:, rows], scores.weights)
-    if isinstance(scores, SparseTargets):
-        entropy = None if scores.entropy is None else scores.entropy[rows]
-        return replace(scores, ids=scores.ids[rows], probs=scores.probs[rows], entropy=entropy)
-    return Logits(scores.at(1.0)[rows])

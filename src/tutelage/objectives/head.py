@@ -17,10 +17,11 @@ from torch import Tensor
 from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives.definitions import DEFINITIONS
 from tutelage.objectives.divergence import check_classes, check_temperature
-from tutelage.objectives.head_block import BlockLosses, rows_of
+from tutelage.objectives.head_block import BlockLosses
 from tutelage.objectives.head_products import HeadGradients, HeadProducts, half_precision_products, working
 from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.sparse import refuse_sparse
+from tutelage.rows import row_count, some_rows
 from tutelage.signals import NO_LABEL, AnyScores, HeadLogits, Logits, MixtureLogits, SparseTargets
 
 #: Bytes that the logits of a block of rows may take, on a CPU and on an accelerator.
@@ -210,7 +211,7 @@ def _run(job: _Job, learn: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor | N
         for start in range(0, count, step):
             of = slice(start, min(start + step, count)) if rows is None else rows[start : start + step]
             hidden_ND = student.hidden[of].to(dtype)
-            said = job.teacher.hidden[of].to(dtype) if isinstance(job.teacher, HeadLogits) else rows_of(job.teacher, of)
+            said = job.teacher.hidden[of].to(dtype) if isinstance(job.teacher, HeadLogits) else _some(job.teacher, of)
             labels_N = job.labels[of] if job.labels is not None else None
             weights_N = job.row_weights[of] if job.row_weights is not None else None
             gradient_NC = block.add(hidden_ND, said, labels_N, weights_N, sums_K)
@@ -220,6 +221,10 @@ def _run(job: _Job, learn: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor | N
         active = [k for k, factor in enumerate(job.factors) if factor != 0.0]
         total = sum((sums_K[k] * job.factors[k] for k in active), start=sums_K.new_zeros(()))
         return total.to(dtype), sums_K.to(dtype), *gradients.finished()
+
+
+def _some(said: AnyScores | None, of: slice | Tensor) -> AnyScores | None:
+    return None if said is None else some_rows(said, of)
 
 
 def _chosen_rows(job: _Job) -> Tensor | None:
@@ -264,21 +269,13 @@ def _check(
         if isinstance(teacher, SparseTargets):
             refuse_sparse(loss.divergence, loss.parameters, teacher, loss.temperature)
     if teacher is not None:
-        _check_rows("the teacher's scores", _row_count(teacher), rows)
+        _check_rows("the teacher's scores", row_count(teacher), rows)
     if row_weights is not None:
         _check_rows("row_weights", row_weights.shape[0], rows)
         if bool((row_weights < 0).any()):
             raise ObjectiveError(
                 f"a row weight is {float(row_weights.min()):g}: expected at least 0; below, a row would teach the opposite of its target"
             )
-
-
-def _row_count(scores: AnyScores) -> int:
-    if isinstance(scores, HeadLogits):
-        return scores.hidden.shape[0]
-    if isinstance(scores, MixtureLogits):
-        return scores.members.shape[1]
-    return (scores.ids if isinstance(scores, SparseTargets) else scores.at(1.0)).shape[0]
 
 
 def _check_rows(what: str, got: int, rows: int) -> None:

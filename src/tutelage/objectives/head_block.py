@@ -11,7 +11,8 @@ from tutelage.objectives.definitions import DEFINITIONS, pair_of
 from tutelage.objectives.head_products import HeadProducts
 from tutelage.objectives.row_loss import RowLoss
 from tutelage.objectives.sparse import sparse_gradient
-from tutelage.signals import NO_LABEL, AnyScores, MixtureLogits, SparseTargets, whole
+from tutelage.rows import some_rows
+from tutelage.signals import NO_LABEL, AnyScores, SparseTargets, whole
 
 #: Numbers of which the dozen elementwise passes are made at a time: few enough for a CPU's caches.
 _CPU_SLICE, _DEVICE_SLICE = 1 << 19, 1 << 25
@@ -81,7 +82,7 @@ class BlockLosses:
             of = slice(start, start + self._step)
             gradient_NC = self._slice(
                 logits_NC[of],
-                rows_of(said, of),
+                _some(said, of),
                 labels_N[of] if labels_N is not None else None,
                 weights_N[of] if weights_N is not None else None,
                 sums_K,
@@ -120,15 +121,10 @@ class BlockLosses:
         return total_NC.to(logits_NC.dtype) if total_NC is not None else None
 
 
-def rows_of(said: AnyScores | Tensor | None, of: slice | Tensor) -> AnyScores | Tensor | None:
-    """Some rows of what a teacher said."""
-    if said is None or isinstance(said, Tensor):
-        return None if said is None else said[of]
-    if isinstance(said, SparseTargets):
-        return said.rows(of)
-    if isinstance(said, MixtureLogits):
-        return MixtureLogits(said.members[:, of], said.weights)
-    return said.at(1.0)[of]
+def _some(said: AnyScores | Tensor | None, of: slice) -> AnyScores | Tensor | None:
+    if isinstance(said, Tensor):
+        return said[of]
+    return None if said is None else some_rows(said, of)
 
 
 def _inside(loss: RowLoss, logits_NC: Tensor) -> torch.dtype:

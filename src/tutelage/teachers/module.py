@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tutelage.data import Batch, hex_id, rows_of
 from tutelage.errors import TeacherError
-from tutelage.models import check_layers, count_rows, on_device, scores_and_features, scores_on
+from tutelage.models import check_layers, on_device, scores_and_features, scores_on
+from tutelage.rows import row_count
 from tutelage.signals import (
     Chosen,
     ClassScores,
@@ -100,9 +101,9 @@ class ModuleTeacher:
             given, found = scores_and_features(
                 self.model, _teacher_view(batch, self.model), batch["labels"], self.layers
             )
-        if count_rows(given) != len(ids):
+        if row_count(given) != len(ids):
             raise TeacherError(
-                f"teacher {name} gave {count_rows(given)} rows for {len(ids)} examples: rows would meet other "
+                f"teacher {name} gave {row_count(given)} rows for {len(ids)} examples: rows would meet other "
                 "examples' rows, or one be broadcast to all; return one row an example"
             )
         features = {layer: values.to(device) for layer, values in found.items()}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from tutelage.errors import ConfigError, DataError
-from tutelage.models import class_logits, count_rows, scores_and_features, taken_rows
+from tutelage.models import class_logits, scores_and_features
+from tutelage.rows import row_count, some_rows
 from tutelage.signals import NO_LABEL, AnyScores, ClassMap, HeadLogits, Logits, whole
 from tutelage.training.committing import AbstractCommittingTrainer
 from tutelage.training.feeding import held_out
@@ -29,9 +30,9 @@ def token_answers(scores: Logits | HeadLogits, labels: Tensor) -> tuple[Tensor, 
     """
     rows = max(_BLOCK // max(scores.classes, 1), 1)
     nll, best = [labels.new_zeros(0, dtype=torch.float32)], [labels.new_zeros(0)]
-    for start in range(0, count_rows(scores), rows):
+    for start in range(0, row_count(scores), rows):
         some = slice(start, start + rows)
-        logits_NC = whole(taken_rows(scores, some), "marking tokens").at(1.0).float()
+        logits_NC = whole(some_rows(scores, some), "marking tokens").at(1.0).float()
         own_N = logits_NC.gather(1, labels[some, None])[:, 0]
         nll.append(torch.logsumexp(logits_NC, dim=1) - own_N)
         best.append(logits_NC.argmax(dim=1))

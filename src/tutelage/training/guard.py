@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tutelage.data import hex_id, rows_of
 from tutelage.errors import NonFiniteError, TutelageError
-from tutelage.models import bad_rows, count_rows, scores_and_features, taken_rows
+from tutelage.models import bad_rows, scores_and_features
 from tutelage.objectives import Component, Objective
+from tutelage.rows import row_count, some_rows
 from tutelage.signals import ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed, whole
 from tutelage.teachers import Teacher
 
@@ -93,7 +94,7 @@ def _bad_components(
     """What is not finite of each component, in words; a head is multiplied out for some rows at a time."""
     scores = student.logits
     assert isinstance(scores, Logits | HeadLogits)
-    count = count_rows(scores)
+    count = row_count(scores)
     size = count if isinstance(scores, Logits) else max(_BLOCK // scores.classes, 1)
     findings: list[str] = []
     for component in objective.components:
@@ -103,7 +104,7 @@ def _bad_components(
         for start in range(0, count, max(size, 1)):
             some = slice(start, start + size)
             with torch.no_grad():
-                values = whole(taken_rows(scores, some), "looking for what is not finite").at(1.0)
+                values = whole(some_rows(scores, some), "looking for what is not finite").at(1.0)
             mine = Signals(Logits(values), {layer: given[some] for layer, given in student.features.items()})
             part: Rows = {"labels": rows["labels"][some], "ids": rows["ids"][some]}
             bad.append(_bad_rows(component, mine, _rows_in(said, some), part, progress))
@@ -172,4 +173,4 @@ def _rows_in(said: Signals | None, some: slice) -> Signals | None:
     if said is None:
         return None
     features = {layer: values[some] for layer, values in said.features.items()}
-    return Signals(taken_rows(said.logits, some) if said.logits is not None else None, features)
+    return Signals(some_rows(said.logits, some) if said.logits is not None else None, features)

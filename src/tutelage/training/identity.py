@@ -15,8 +15,8 @@ from transformers import TrainingArguments
 
 from tutelage.data import Batch, TransferSet
 from tutelage.errors import CheckpointError
-from tutelage.models import taken_rows
 from tutelage.objectives import Objective
+from tutelage.rows import some_rows
 from tutelage.signals import ClassMap, Signals, SparseTargets
 from tutelage.training.checkpoints import Fingerprint, compare_fingerprints
 
@@ -111,7 +111,7 @@ def probe(batch: Batch, said: Signals | None) -> dict[str, list[float]]:
     if "teacher" in batch:
         found["teacher_view"] = _sketch(batch["teacher"])
     if said is not None and said.logits is not None:
-        scores = taken_rows(said.logits, slice(_ROWS_PROBED))
+        scores = some_rows(said.logits, slice(_ROWS_PROBED))
         found["teacher"] = _sketch(scores.probs if isinstance(scores, SparseTargets) else scores.at(1.0))
     if said is not None and said.features:
         found["teacher_features"] = _sketch(said.features)

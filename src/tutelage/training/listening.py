@@ -14,9 +14,10 @@ from transformers import TrainingArguments
 
 from tutelage.data import Batch, TransferSet, rows_of
 from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
-from tutelage.models import bad_rows, count_rows, scores_and_features, scores_on
+from tutelage.models import bad_rows, scores_and_features, scores_on
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective
+from tutelage.rows import row_count
 from tutelage.signals import NO_LABEL, ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
 from tutelage.teachers import ShowsLayers, Teacher
 from tutelage.training.guard import name_examples, non_finite_weights
@@ -101,9 +102,9 @@ def first_signals(student: nn.Module, batch: Any, layers: Sequence[str], class_m
     assert isinstance(found.logits, Logits | HeadLogits)
     ids = rows_of(batch)["ids"]
     scores = scores_on(found.logits, ids.device)
-    if count_rows(scores) != len(ids):
+    if row_count(scores) != len(ids):
         raise ModelError(
-            f"the student {type(student).__name__} gave {count_rows(scores)} rows for {len(ids)} examples: rows would meet other "
+            f"the student {type(student).__name__} gave {row_count(scores)} rows for {len(ids)} examples: rows would meet other "
             "examples' labels; return one row an example"
         )
     bad = bad_rows(scores)
