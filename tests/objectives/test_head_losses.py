@@ -329,6 +329,57 @@ def test_autocast_does_not_lower_the_precision() -> None:
     assert inside.item() == plain.item()
 
 
+def test_a_loss_scaler_meets_small_gradients_before_they_are_rounded() -> None:
+    """Under float16 a student near its teacher would get a gradient of zero, with a finite loss to show for it."""
+    given = head(0)
+    hidden = given.hidden.detach().half().requires_grad_()
+    weight = given.weight.detach().float()
+    near = Logits((hidden.detach().float() @ weight.T) * 1.001)
+    total, _ = head_divergence(HeadLogits(hidden, weight), near)
+    (found,) = torch.autograd.grad(total * 1e-3, hidden, torch.tensor(65536.0))
+    exact = hidden.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(head_divergence(HeadLogits(exact, weight.double()), near)[0] * 1e-3, exact)
+    assert relative(found.double() / 65536, expected) < 2e-3
+
+
+def test_a_teacher_of_low_precision_does_not_lower_the_students(monkeypatch) -> None:
+    """On a CPU that multiplies bfloat16 a float32 student's gradient would be rounded to 8 bits for its teacher's sake."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    seen: list[tuple[torch.dtype, bool]] = []
+    plain = torch.mm
+
+    def watched(a, b, *, out):
+        seen.append((a.dtype, torch.backends.mkldnn.matmul.fp32_precision == "bf16"))
+        return plain(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    mine, theirs = head(0, torch.float32), head(1, torch.bfloat16, learns=False)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    head_divergence(mine, theirs, blocks=Blocks(N, C))[0].backward()
+    # the student's logits, the teacher's, and the student's two gradients
+    assert [lowered for _, lowered in seen] == [False, True, False, False]
+    seen.clear()
+    head_divergence(head(0, torch.bfloat16), head(1, torch.float32, learns=False), blocks=Blocks(N, C))[0].backward()
+    assert [lowered for _, lowered in seen] == [True, False, True, True]
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_an_ensemble_at_a_high_temperature_keeps_its_precision() -> None:
+    """At T = 1,000 the probabilities differ in their last digits alone, which float32 rounds away."""
+    mine = head(0, torch.float32)
+    values = torch.stack([multiplied(head(seed, learns=False)).float() for seed in (1, 2)])
+    said = MixtureLogits(values, torch.tensor([0.3, 0.7]).double())
+    total, _ = head_divergence(mine, said, "forward_kl", 1000.0, scale=1e6)
+    exact = head(0)
+    with torch.no_grad():
+        for own, given in ((exact.hidden, mine.hidden), (exact.weight, mine.weight), (exact.bias, mine.bias)):
+            own.copy_(given)
+    q = (torch.softmax(values.double() / 1000, -1) * torch.tensor([0.3, 0.7]).double()[:, None, None]).sum(0)
+    expected = 1e6 * (q * (q.log() - torch.log_softmax(multiplied(exact) / 1000, -1))).sum()
+    for one, other in zip(gradients(total, mine), gradients(expected, exact), strict=True):
+        assert relative(one, other) < 1e-5
+
+
 def test_a_finite_difference_agrees() -> None:
     """Asks the function itself, through softcap, scale, bias and both losses, in random directions."""
     given, theirs, labels = head(0), head(1, learns=False), torch.arange(N)

@@ -18,7 +18,7 @@ from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives.definitions import DEFINITIONS
 from tutelage.objectives.divergence import check_classes, check_temperature
 from tutelage.objectives.head_block import BlockLosses
-from tutelage.objectives.head_products import HeadGradients, HeadProducts, half_precision_products, working
+from tutelage.objectives.head_products import HeadGradients, HeadProducts, working
 from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.sparse import refuse_sparse
 from tutelage.rows import row_count, some_rows
@@ -166,9 +166,10 @@ class _HeadLosses(torch.autograd.Function):
     """The gradients are formed with the values; the backward pass rescales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor, Tensor]:  # noqa: ARG004 - autograd follows them
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor, Tensor]:
         total, sums_K, *gradients = _run(job, tuple(ctx.needs_input_grad[:3]))
         ctx.gradients = gradients
+        ctx.dtypes = [hidden.dtype, weight.dtype, None if bias is None else bias.dtype]
         ctx.mark_non_differentiable(sums_K)
         return total, sums_K
 
@@ -184,21 +185,18 @@ class _HeadLosses(torch.autograd.Function):
                 "time; add the losses up before backward"
             )
         gradients, ctx.gradients = ctx.gradients, None
-        if grad.device.type == "cpu" and float(grad) == 1.0:
-            return *gradients, None
-        # scaled in place: the weight's is as large as the weight
-        return *(None if gradient is None else gradient.mul_(grad) for gradient in gradients), None
+        if not (grad.device.type == "cpu" and float(grad) == 1.0):
+            # in place: the weight's is as large as the weight
+            gradients = [None if gradient is None else gradient.mul_(grad) for gradient in gradients]
+        pairs = zip(gradients, ctx.dtypes, strict=True)
+        return *(None if gradient is None else gradient.to(dtype) for gradient, dtype in pairs), None
 
 
 def _run(job: _Job, learn: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Total, sums ``[K]``, and the gradients of hidden ``[N, D]``, weight ``[R, D]`` and bias ``[R]`` where they learn."""
     student, device = job.student, job.student.hidden.device
     dtype = working(*_dtypes(student), *_dtypes(job.teacher))
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
-        half_precision_products(*_dtypes(student), *_dtypes(job.teacher)),
-    ):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         rows = _chosen_rows(job)
         count = student.hidden.shape[0] if rows is None else len(rows)
         products = HeadProducts(student, dtype, job.blocks.classes)

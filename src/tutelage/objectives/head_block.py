@@ -143,7 +143,7 @@ def _log_probs(loss: RowLoss, logits_NC: Tensor, shared: _Shared) -> tuple[Tenso
 def _dense(loss: RowLoss, logits_NC: Tensor, theirs_NC: Tensor, shared: _Shared) -> tuple[Tensor, Tensor]:
     assert loss.divergence is not None
     definition, inside = DEFINITIONS[loss.divergence], _inside(loss, logits_NC)
-    pair = pair_of(logits_NC, theirs_NC.to(logits_NC.dtype), loss.temperature, inside)
+    pair = pair_of(logits_NC, theirs_NC, loss.temperature, inside)
     shared.setdefault((loss.temperature, inside), (pair.log_p_NC, pair.p_NC))
     value_N, gradient_NC = definition.value_and_gradient(pair, loss.parameters)
     return _scaled(loss, value_N.relu_(), gradient_NC)

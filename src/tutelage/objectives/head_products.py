@@ -96,7 +96,9 @@ class HeadProducts:
     def _product(self, a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
         a, b = a.to(self._operand), b.to(self._operand)
         if self._operand == out.dtype:
-            return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+            # by this head's own precision: another model's must not lower it
+            with half_precision_products(self.head.hidden.dtype, self.head.weight.dtype):
+                return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
         if add:
             return torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
         return torch.mm(a, b, out_dtype=out.dtype, out=out)
@@ -144,14 +146,23 @@ class HeadGradients:
         self._blocks += 1
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of hidden, weight and bias, each in its own dtype."""
+        """The gradients of hidden, weight and bias, each in its own dtype, but for float16.
+
+        That one's range is met by a loss scaler, which multiplies in the backward pass: rounded before, small gradients are 0.
+        """
         head = self._products.head
         if self._weight is not None and self._blocks == 0:
             self._weight.zero_()
         pairs = ((self._hidden, head.hidden), (self._weight, head.weight), (self._bias, head.bias))
         self._hidden = self._weight = self._bias = None
-        hidden, weight, bias = (None if own is None or of is None else own.to(of.dtype) for own, of in pairs)
+        hidden, weight, bias = (
+            None if own is None or of is None else own.to(_kept(of.dtype, own)) for own, of in pairs
+        )
         return hidden, weight, bias
+
+
+def _kept(dtype: torch.dtype, gradient: Tensor) -> torch.dtype:
+    return gradient.dtype if dtype == torch.float16 else dtype
 
 
 def _half_of(head: HeadLogits) -> torch.dtype:
