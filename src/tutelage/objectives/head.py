@@ -16,12 +16,12 @@ from torch import Tensor
 
 from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives.definitions import DEFINITIONS
-from tutelage.objectives.divergence import check_classes, check_temperature
-from tutelage.objectives.head_block import BlockLosses
-from tutelage.objectives.head_products import HeadGradients, HeadProducts, working
+from tutelage.objectives.divergence import check_classes, check_temperature, working_dtype
+from tutelage.objectives.head_block import BlockLosses, rows_said
+from tutelage.objectives.head_products import HeadGradients, HeadProducts
 from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.sparse import refuse_sparse
-from tutelage.rows import row_count, some_rows
+from tutelage.rows import row_count
 from tutelage.signals import NO_LABEL, AnyScores, HeadLogits, Logits, MixtureLogits, SparseTargets
 
 #: Bytes that the logits of a block of rows may take, on a CPU and on an accelerator.
@@ -195,7 +195,7 @@ class _HeadLosses(torch.autograd.Function):
 def _run(job: _Job, learn: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Total, sums ``[K]``, and the gradients of hidden ``[N, D]``, weight ``[R, D]`` and bias ``[R]`` where they learn."""
     student, device = job.student, job.student.hidden.device
-    dtype = working(*_dtypes(student), *_dtypes(job.teacher))
+    dtype, _ = working_dtype(1.0, *_dtypes(student), *_dtypes(job.teacher))
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         rows = _chosen_rows(job)
         count = student.hidden.shape[0] if rows is None else len(rows)
@@ -209,7 +209,9 @@ def _run(job: _Job, learn: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor | N
         for start in range(0, count, step):
             of = slice(start, min(start + step, count)) if rows is None else rows[start : start + step]
             hidden_ND = student.hidden[of].to(dtype)
-            said = job.teacher.hidden[of].to(dtype) if isinstance(job.teacher, HeadLogits) else _some(job.teacher, of)
+            said = (
+                job.teacher.hidden[of].to(dtype) if isinstance(job.teacher, HeadLogits) else rows_said(job.teacher, of)
+            )
             labels_N = job.labels[of] if job.labels is not None else None
             weights_N = job.row_weights[of] if job.row_weights is not None else None
             gradient_NC = block.add(hidden_ND, said, labels_N, weights_N, sums_K)
@@ -219,10 +221,6 @@ def _run(job: _Job, learn: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor | N
         active = [k for k, factor in enumerate(job.factors) if factor != 0.0]
         total = sum((sums_K[k] * job.factors[k] for k in active), start=sums_K.new_zeros(()))
         return total.to(dtype), sums_K.to(dtype), *gradients.finished()
-
-
-def _some(said: AnyScores | None, of: slice | Tensor) -> AnyScores | None:
-    return None if said is None else some_rows(said, of)
 
 
 def _chosen_rows(job: _Job) -> Tensor | None:

@@ -82,7 +82,7 @@ class BlockLosses:
             of = slice(start, start + self._step)
             gradient_NC = self._slice(
                 logits_NC[of],
-                _some(said, of),
+                rows_said(said, of),
                 labels_N[of] if labels_N is not None else None,
                 weights_N[of] if weights_N is not None else None,
                 sums_K,
@@ -121,7 +121,8 @@ class BlockLosses:
         return total_NC.to(logits_NC.dtype) if total_NC is not None else None
 
 
-def _some(said: AnyScores | Tensor | None, of: slice) -> AnyScores | Tensor | None:
+def rows_said(said: AnyScores | Tensor | None, of: slice | Tensor) -> AnyScores | Tensor | None:
+    """Some rows of what a teacher said: of its scores, or of logits that were multiplied out."""
     if isinstance(said, Tensor):
         return said[of]
     return None if said is None else some_rows(said, of)

@@ -14,14 +14,6 @@ from tutelage.signals import HeadLogits
 _UPCAST_ROWS = 8192
 
 
-def working(*dtypes: torch.dtype) -> torch.dtype:
-    """The dtype that products of these accumulate in: float32 or better."""
-    found = torch.float32
-    for dtype in dtypes:
-        found = torch.promote_types(found, dtype)
-    return found
-
-
 class HeadProducts:
     """A head's weight as products need it: the kept rows, in the working dtype, a chunk at a time.
 
