@@ -253,7 +253,8 @@ class ClassMap:
     """Which classes of two models are the same ones, and in what order: two vocabularies, of which one is padded.
 
     Each side names as many of its own classes, ``n`` for its first n or int64 ``[C]`` numbers; None for all. The others have
-    no part in its distribution. Labels number what is left.
+    no part in its distribution. Labels number what is left, in its order: those of tokens, which are token numbers, have to be
+    numbered anew where the student's are not its first n.
 
     Args:
         student: the student's.
