@@ -18,12 +18,15 @@ from tutelage.errors import ConfigError, TeacherError, TutelageError
 from tutelage.labels import Form, LabelStore
 from tutelage.objectives import LogitMSE
 from tutelage.signals import HeadLogits, Logits, Signals, SparseTargets
-from tutelage.studies import Labels, label, spot_check
+from tutelage.studies import Labels, label, labelling, spot_check
+from tutelage.studies.certifying import certificate_of
+from tutelage.studies.label_binds import teacher_fact
 from tutelage.studies.remembering import Disk, RememberingTeacher, passes
 from tutelage.teachers import MemoryTeacher, StoredTeacher
 
 SAMPLED = Form("sampled", CLASSES, temperature=1.0, draws=16)
 DENSE = Form("dense", CLASSES, dtype="float32")
+DENSE6 = Form("dense", 6, dtype="float32")
 
 
 def other_teacher() -> nn.Module:
@@ -158,8 +161,8 @@ def test_a_call_that_was_stopped_is_gone_on_with(tmp_path: Path) -> None:
     assert 0 < before < 60
     counting = Stopping(99)
     store = label(counting, train, tmp_path / "labels", SAMPLED, batch_size=10)
-    asked = torch.cat(counting.asked[:-1])  # the last call is the certificate's
-    assert len(asked) == 60 - before
+    # the first call is about what is there, the last are the certificate's
+    assert [len(ids) for ids in counting.asked] == [8, *[10] * ((60 - before) // 10), *[10] * 6]
     assert len(store) == 60
     whole = label(Stopping(99), train, tmp_path / "whole", SAMPLED)
     assert torch.equal(_dense(store[train.ids]), _dense(whole[train.ids]))  # pyright: ignore
@@ -201,9 +204,124 @@ def test_only_the_damaged_shard_is_labelled_again(tmp_path: Path) -> None:
     assert [found.shard for found in LabelStore.open(path).verify()] == [first[0].name]
     counting = Stopping(99)
     mended = label(counting, train, path, SAMPLED, batch_size=10)
-    assert sum(map(len, counting.asked[:-1])) == first[0].examples
+    # a call about what is there, and four of the certificate's
+    assert sum(map(len, counting.asked[1:-4])) == first[0].examples
     assert mended.verify() == []
     assert torch.equal(_dense(mended[train.ids]), _dense(kept))  # pyright: ignore
+
+
+class Scaled(nn.Module):
+    """The same weights, and a number in the code."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.inner, self.by = good_teacher(), by
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.by * self.inner(inputs)
+
+
+class Cut(ModuleTeacher):
+    """Stopped after so many calls."""
+
+    def __init__(self, module: nn.Module, calls: int) -> None:
+        super().__init__(module)
+        self.left = calls
+
+    def signals(self, batch: Any) -> Signals:
+        if not self.left:
+            raise Stopped
+        self.left -= 1
+        return super().signals(batch)
+
+
+@pytest.mark.parametrize("form", [DENSE, SAMPLED], ids=["dense", "sampled"])
+def test_code_that_changed_does_not_go_on_with_a_store(tmp_path: Path, form: Form) -> None:
+    """One store would hold two teachers' answers, and a later check of 8 examples might see one of them alone."""
+    train = blobs(60, 1)
+    with pytest.raises(Stopped):
+        label(Cut(Scaled(1.0), 3), train, tmp_path / "labels", form, batch_size=10)
+    with pytest.raises(TeacherError, match="not what the teacher says now"):
+        label(Cut(Scaled(3.0), 99), train, tmp_path / "labels", form, batch_size=10)
+    assert len(LabelStore.open(tmp_path / "labels")) == 30
+    assert label(Cut(Scaled(1.0), 99), train, tmp_path / "labels", form, batch_size=10).complete
+
+
+# Examples without rows
+
+
+def half_supervised(count: int = 12, positions: int = 3) -> TransferSet:
+    """Every other example has no row."""
+    tokens = torch.randint(6, (count, 6), generator=torch.Generator().manual_seed(3))
+    labels = torch.full((count, 6), -100)
+    labels[1::2, :positions] = 1
+    return TransferSet(tokens, labels)
+
+
+@pytest.mark.parametrize("form", [DENSE6, Form("sampled", 6, temperature=1.0, draws=8)], ids=["dense", "sampled"])
+def test_examples_without_rows_do_not_keep_labels_from_being_finished(tmp_path: Path, form: Form) -> None:
+    """A certificate that happened on them ended the labelling in an error, at each of its repetitions again."""
+    train = half_supervised()
+    store = label(ModuleTeacher(Tokens()), train, tmp_path / "labels", form, batch_size=1)
+    assert store.complete
+    certificate = store.manifest.certificate
+    assert certificate is not None
+    assert certificate["rows"] == 18
+    for seed in range(10):
+        assert spot_check(store, ModuleTeacher(Tokens()), train, 1, seed=seed).rows == 3
+
+
+def test_the_certificates_rows_are_of_many_examples(tmp_path: Path) -> None:
+    """With one example a call it was of one row, whose gradient is zero, or of the rows of one text."""
+    store = label(good_teacher(), blobs(90, 1), tmp_path / "labels", SAMPLED, batch_size=1)
+    whole = label(good_teacher(), blobs(90, 1), tmp_path / "whole", SAMPLED)
+    made, expected = store.manifest.certificate, whole.manifest.certificate
+    assert made is not None
+    assert expected is not None
+    assert made["rows"] == 64
+    assert made["relative_error"] == pytest.approx(expected["relative_error"], rel=1e-4)
+    assert made["relative_error"] > 0.01
+    tokens = torch.randint(6, (200, 60), generator=torch.Generator().manual_seed(3))
+    train = TransferSet(tokens, next_token_labels(tokens))
+    places: set[int] = set()
+
+    class Noting(ModuleTeacher):
+        def signals(self, batch: Any) -> Signals:
+            places.update(batch["ids"].tolist())
+            return super().signals(batch)
+
+    certificate_of(Noting(Tokens()), train, DENSE6, 4)
+    assert len(places) > 40
+
+
+def test_an_ensembles_certificate_is_of_its_mixture() -> None:
+    """Its members' rows lie along another axis: taken for one model's they would be compared with other rows'."""
+    teacher = EnsembleTeacher([good_teacher(), other_teacher()], [1, 3])
+    found = [certificate_of(teacher, blobs(90, 1), Form("dense", CLASSES), size) for size in (7, 90)]
+    assert found[0]["relative_error"] == pytest.approx(found[1]["relative_error"], rel=1e-6)
+    assert 0 < found[0]["relative_error"] < 1e-3
+
+
+def test_a_set_without_rows_is_refused(tmp_path: Path) -> None:
+    """An empty store would be called complete, and a student taught from it nothing."""
+    tokens = torch.zeros(3, 4, dtype=torch.int64)
+    with pytest.raises(TeacherError, match="no example of the transfer set has a supervised position"):
+        label(ModuleTeacher(Tokens()), TransferSet(tokens, torch.full((3, 4), -100)), tmp_path / "labels", DENSE6)
+
+
+def test_the_size_of_a_call_is_that_of_the_longest_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a first example without rows it was 256 examples, whatever memory bears."""
+    monkeypatch.setattr(labelling, "_CALL_BYTES", 5 * 3 * 6 * 4)
+    train = half_supervised(40)
+    sizes: list[int] = []
+
+    class Noting(ModuleTeacher):
+        def signals(self, batch: Any) -> Signals:
+            sizes.append(len(batch["ids"]))
+            return super().signals(batch)
+
+    label(Noting(Tokens()), train, tmp_path / "labels", DENSE6)
+    assert max(sizes) == 5
 
 
 # What a store is bound to
@@ -218,6 +336,8 @@ def test_only_the_damaged_shard_is_labelled_again(tmp_path: Path) -> None:
         ({"train": blobs(30, 7)}, "transfer set"),
         ({"train": blobs(30, 1, teacher_view=Normalise(0.0, 2.0))}, "teacher's view"),
         ({"train": blobs(30, 1, class_names=["a", "b", "c"])}, "class names"),
+        ({"teacher": ModuleTeacher(good_teacher(), classes=CLASSES)}, "its first 3 classes"),
+        ({"teacher": ModuleTeacher(good_teacher(), classes=torch.tensor([2, 1, 0]))}, "of its classes in an order"),
         ({"form": replace(SAMPLED, draws=17)}, "draws: 16 says the store, 17 now"),
         ({"train": replace(blobs(30, 1), seed=3)}, "seed of the draws"),
     ],
@@ -253,6 +373,68 @@ def test_a_view_that_changed_under_its_name_is_refused(tmp_path: Path) -> None:
     label(good_teacher(), blobs(30, 1, student_view=Shifted(1e-6)), tmp_path / "labels", SAMPLED)
     with pytest.raises(TeacherError, match="what the teacher sees of the first examples"):
         label(good_teacher(), blobs(30, 1, student_view=Shifted(0.1)), tmp_path / "labels", SAMPLED)
+
+
+class Dressed:
+    """Token ids with a mask, as a tokenizer makes them."""
+
+    random = False
+
+    def __init__(self, mask: float = 0.0, first: int = 1, whole: bool = True) -> None:
+        self.mask, self.first, self.whole = mask, first, whole
+
+    def __repr__(self) -> str:
+        return "Dressed()"
+
+    def __call__(self, inputs: Any, draws: Any) -> Any:
+        ids = inputs["input_ids"].clone()
+        ids[:, 0] = self.first
+        mask = torch.ones_like(ids)
+        mask[:, 48:] = self.mask
+        return {"input_ids": ids, "attention_mask": mask if self.whole else mask.float()}
+
+
+class Reading(nn.Module):
+    """Takes what a tokenizer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50_000, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return (self.table(input_ids) * attention_mask[..., None]).sum(1)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["int64", "float32"])
+@pytest.mark.parametrize("changes", [{"mask": 1.0}, {"first": 2}])
+def test_a_mask_beside_large_token_ids_is_looked_at(tmp_path: Path, changes: dict[str, Any], whole: bool) -> None:
+    """Beside token ids, of 1e5 together, a changed mask or first token passed for rounding."""
+    ids = torch.randint(1_000, 49_000, (8, 64), generator=torch.Generator().manual_seed(0))
+    teacher = ModuleTeacher(Reading())
+
+    def train(**now: Any) -> TransferSet:
+        return TransferSet({"input_ids": ids}, torch.arange(8) % 3, student_view=Dressed(whole=whole, **now))
+
+    label(teacher, train(), tmp_path / "labels", DENSE)
+    label(teacher, train(), tmp_path / "labels", DENSE)
+    with pytest.raises(TeacherError, match="what the teacher sees of the first examples"):
+        label(teacher, train(**changes), tmp_path / "labels", DENSE)
+
+
+def test_a_models_config_is_part_of_the_teacher() -> None:
+    """A rope's base is in no weight and no layer's name, and every answer depends on it; who saved the model is no matter."""
+    transformers = pytest.importorskip("transformers")
+
+    def fact(**said: Any) -> str:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = transformers.LlamaConfig(vocab_size=8, num_key_value_heads=2, **sizes, **said)
+        return teacher_fact(ModuleTeacher(transformers.LlamaForCausalLM(config)))
+
+    plain = fact(rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+    assert fact(rope_parameters={"rope_type": "default", "rope_theta": 100.0}) != plain
+    aside = {"use_cache": False, "name_or_path": "elsewhere", "architectures": ["LlamaForCausalLM"]}
+    assert fact(rope_parameters={"rope_type": "default", "rope_theta": 1e4}, **aside) == plain
 
 
 def test_labels_do_not_depend_on_the_students_labels_or_metadata(tmp_path: Path) -> None:
@@ -295,6 +477,96 @@ def test_the_live_teacher_is_asked_again(tmp_path: Path, form: Form) -> None:
     assert spot_check(store, Sharper(1 + 1e-6), train, 8).worst <= found.tolerance
     with pytest.raises(TeacherError, match=r"not what the teacher says now: of example [0-9a-f]{16}"):
         spot_check(store, Sharper(3.0), train, 8)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 4, 64])
+def test_few_draws_tell_another_teacher_too(tmp_path: Path, draws: int) -> None:
+    """Of one draw a row can be no further away than 1: looked at row by row, another teacher passed for rounding."""
+    train = blobs(200, 1)
+    form = Form("sampled", CLASSES, temperature=1.0, draws=draws)
+    store = label(good_teacher(), train, tmp_path / "labels", form)
+    found = spot_check(store, ModuleTeacher(good_teacher()), train, 40)
+    assert found.tolerance <= 1
+    assert found.moved == 0
+    assert found.may_move is not None
+    assert found.may_move < 5
+    assert spot_check(store, Sharper(1 + 1e-6), train, 40).tolerance <= 1
+    with pytest.raises(TeacherError, match="not what the teacher says now"):
+        spot_check(store, Reversed(), train, 40, seed=0)
+
+
+def test_one_row_of_one_draw_is_looked_at(tmp_path: Path) -> None:
+    train = blobs(9, 1)
+    store = label(good_teacher(), train, tmp_path / "labels", Form("sampled", CLASSES, temperature=1.0, draws=1))
+    assert spot_check(store, ModuleTeacher(good_teacher()), train, 1).may_move == 0
+
+
+class Reversed:
+    """The classes in another order."""
+
+    def signals(self, batch: Any) -> Signals:
+        said = ModuleTeacher(good_teacher()).signals(batch).logits
+        assert isinstance(said, Logits)
+        return Signals(Logits(said.values.flip(1)))
+
+
+class Off(nn.Module):
+    """A common offset on all logits, which no probability sees."""
+
+    def __init__(self, by: float = 1.0, mask: bool = False) -> None:
+        super().__init__()
+        self.inner, self.by, self.mask = good_teacher(), by, mask
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits = self.by * self.inner(inputs) + 500.0
+        return logits.index_fill(1, torch.tensor([2]), -torch.inf) if self.mask else logits
+
+
+@pytest.mark.parametrize(("dtype", "by"), [("float32", 0.9), ("float16", 0.5)])
+def test_a_common_offset_hides_nothing(tmp_path: Path, dtype: str, by: float) -> None:
+    """Relative to a logit of 500 any difference between the classes is small."""
+    train = blobs(30, 1)
+    store = label(Off(), train, tmp_path / "labels", Form("dense", CLASSES, dtype=dtype))
+    assert spot_check(store, ModuleTeacher(Off()), train).worst < 0.1
+    with pytest.raises(TeacherError, match="of its spread away"):
+        spot_check(store, ModuleTeacher(Off(by)), train)
+
+
+def test_masked_classes_are_compared_as_masks(tmp_path: Path) -> None:
+    """−inf less −inf is no number: it would pass for any difference, or for none."""
+    train = blobs(30, 1)
+    store = label(ModuleTeacher(Off(mask=True), allow_masked_classes=True), train, tmp_path / "labels", DENSE)
+    assert spot_check(store, ModuleTeacher(Off(mask=True), allow_masked_classes=True), train).worst < 1e-4
+    with pytest.raises(TeacherError, match="is inf of its spread away"):
+        spot_check(store, ModuleTeacher(Off()), train)
+
+
+def test_the_spot_check_looks_at_features(tmp_path: Path) -> None:
+    """Terms on layers would learn from features that the teacher does not have any more, while its logits are the same."""
+    module = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, CLASSES))
+    train = blobs(30, 1)
+    store = label(module, train, tmp_path / "labels", replace(DENSE, features=("0",)))
+    assert spot_check(store, ModuleTeacher(module), train).worst < 1e-4
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            first = getattr(module[0], name)
+            first.copy_(first.flip(0))
+        module[2].weight.copy_(module[2].weight.flip(1))  # pyright: ignore
+    with pytest.raises(TeacherError, match="of the largest feature of '0' away"):
+        spot_check(store, ModuleTeacher(module), train)
+
+
+def test_other_examples_are_looked_at_each_time(tmp_path: Path) -> None:
+    """The same eight at every opening would leave the others unseen for ever."""
+    train = blobs(200, 1)
+    store = label(good_teacher(), train, tmp_path / "labels", SAMPLED)
+    teacher = CountingTeacher(good_teacher())
+    for _ in range(6):
+        spot_check(store, teacher, train)
+    assert len(torch.cat(teacher.asked).unique()) > 20
+    spot_check(store, teacher, train, seed=1)
+    spot_check(store, teacher, train, seed=1)
+    assert torch.equal(*teacher.asked[-2:])
 
 
 # A study
@@ -437,6 +709,15 @@ def test_answers_beyond_memory_go_to_the_disk(tmp_path: Path) -> None:
     before = len(teacher.asked)
     assert isinstance(RememberingTeacher(teacher, train, disk).with_features(()), StoredTeacher)
     assert sum(map(len, teacher.asked[before:])) <= 1, "another call reads what is there"
+
+
+def test_answers_of_an_earlier_teacher_are_named(tmp_path: Path) -> None:
+    """A run wrote them for itself: "another folder" is a remedy that its user cannot follow."""
+    train = blobs(30, 1)
+    disk = Disk(tmp_path / "answers", uses=4, memory_bytes=100)
+    RememberingTeacher(ModuleTeacher(good_teacher()), train, disk).with_features(())
+    with pytest.raises(TeacherError, match=r"delete the folder .*answers and run the same command again"):
+        RememberingTeacher(ModuleTeacher(other_teacher()), train, disk).with_features(())
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.data import Chain, Tokenise, TransferSet
+from tutelage.errors import TeacherError
 from tutelage.labels import Form, LabelStore
+from tutelage.labels.manifest import Manifest, refuse_differences
 from tutelage.models import count_parameters
-from tutelage.signals import NO_LABEL
+from tutelage.signals import NO_LABEL, Chosen
 from tutelage.studies.arm import weights_digest
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
 from tutelage.training.identity import probe
@@ -28,6 +30,15 @@ _SLACK = 1e-3
 _PROBED = 4
 #: So many class names are told one by one; more by their hash.
 _NAMED = 100
+#: What a Hugging Face config says that no logit depends on: where it came from, what reads and writes it, what a training sets in passing.
+_ASIDE = {
+    *("transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("use_cache", "problem_type", "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id"),
+}
+
+
+class OtherLabelsError(TeacherError):
+    """A store holds other labels than are asked for."""
 
 
 def label_binds(teacher: Teacher, transfer_set: TransferSet, form: Form) -> Json:
@@ -68,7 +79,8 @@ def teacher_fact(teacher: Teacher) -> Any:
     if isinstance(teacher, ModuleTeacher):
         module = teacher.model
         layers = sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode()).hexdigest()[:16]
-        return f"{type(module).__name__}, {count_parameters(module):,} parameters, weights {weights_digest(module)}, layers {layers}"
+        named = f"{type(module).__name__}, {count_parameters(module):,} parameters, weights {weights_digest(module)}, layers {layers}"
+        return named + _config_fact(module) + _classes_fact(teacher.classes)
     if isinstance(teacher, EnsembleTeacher):
         shares = [f"{share:.6f}" for share in teacher.weights.tolist()]
         return [f"{share} × {teacher_fact(member)}" for share, member in zip(shares, teacher.members, strict=True)]
@@ -93,6 +105,19 @@ def settled(binds: Mapping[str, Any], kept: Mapping[str, Any]) -> Json:
     return {**binds, SEEN: then} if _alike(now, then) else dict(binds)
 
 
+def refuse_others(found: Manifest, form: Form, facts: Mapping[str, Any], where: object) -> None:
+    """Refuse a store of another form, or of other facts.
+
+    Raises:
+        OtherLabelsError: each difference, as the store says and as it is now.
+    """
+    try:
+        refuse_differences(found.form.to_json(), form.to_json(), where)
+        refuse_differences(found.binds, facts, where)
+    except TeacherError as error:
+        raise OtherLabelsError(str(error)) from None
+
+
 def described(thing: Any) -> str:
     """A view in words: ``repr`` without memory addresses, a tokenizing step by its length."""
     if thing is None:
@@ -111,19 +136,63 @@ def rows_in(labels: Tensor) -> Tensor:
     return (labels != NO_LABEL).sum(1)
 
 
-def _seen(transfer_set: TransferSet) -> list[float]:
+def _seen(transfer_set: TransferSet) -> Json:
     # by id, so that the order of the set does not matter
     first = transfer_set.ids.argsort()[:_PROBED]
     batch = transfer_set.batch(first)
-    found = probe(batch, None)
-    return [float(f"{number:.9g}") for number in found.get("teacher_view", found["student_view"])]
+    return dict(_sketches("inputs", batch.get("teacher", batch["student"])))
+
+
+def _sketches(name: str, values: Any) -> Iterator[tuple[str, str | list[float]]]:
+    """Each tensor of a view by itself: beside token ids the numbers of a mask would be lost in the slack."""
+    if isinstance(values, Mapping):
+        inner = cast(Mapping[str, Any], values)
+        for key in sorted(inner):
+            yield from _sketches(key if name == "inputs" else f"{name}.{key}", inner[key])
+    elif isinstance(values, Tensor) and not values.is_floating_point():
+        # nothing rounds whole numbers
+        whole = values.detach().cpu().contiguous()
+        yield name, sha256(f"{tuple(whole.shape)}".encode() + whole.numpy().tobytes()).hexdigest()[:16]
+    else:
+        batch: Any = {"student": values}
+        yield name, [float(f"{number:.9g}") for number in probe(batch, None)["student_view"]]
 
 
 def _alike(now: Any, then: Any) -> bool:
-    if not isinstance(now, list) or not isinstance(then, list) or len(now) != len(then):
+    if not isinstance(now, dict) or not isinstance(then, dict) or now.keys() != then.keys():
         return False
+    return all(_near(now[name], then[name]) for name in cast(Json, now))
+
+
+def _near(now: Any, then: Any) -> bool:
+    if not isinstance(now, list) or not isinstance(then, list) or len(cast(Json, now)) != len(cast(Json, then)):
+        return now == then
     slack = _SLACK * max((abs(number) for number in then), default=0.0) + 1e-9
     return all(math.isclose(a, b, rel_tol=0.0, abs_tol=slack) for a, b in zip(now, then, strict=True))
+
+
+def _config_fact(module: nn.Module) -> str:
+    """A Hugging Face model's config, which decides what no weight and no layer shows (a rope's base, a scale)."""
+    config: Any = getattr(module, "config", None)
+    if not hasattr(config, "to_dict"):
+        return ""
+    return f", config {_short(_decisive(config.to_dict()))}"
+
+
+def _decisive(said: Any) -> Any:
+    if not isinstance(said, dict):
+        return said
+    entries = cast(Json, said).items()
+    return {name: _decisive(value) for name, value in entries if not str(name).startswith("_") and name not in _ASIDE}
+
+
+def _classes_fact(classes: Chosen) -> str:
+    if classes is None:
+        return ""
+    if isinstance(classes, int):
+        return f", its first {classes:,} classes"
+    numbers = torch.as_tensor(classes).tolist()
+    return f", {len(numbers):,} of its classes in an order, {_short(numbers)}"
 
 
 def _set_digest(transfer_set: TransferSet) -> str:

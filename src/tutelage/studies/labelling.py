@@ -16,19 +16,21 @@ from tutelage import __version__
 from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.labels import Form, LabelStore, LabelWriter
-from tutelage.labels.manifest import read_manifest, refuse_differences
+from tutelage.labels.manifest import Manifest, read_manifest
 from tutelage.labels.place import Place
-from tutelage.labels.sampling import row_keys
-from tutelage.signals import NO_LABEL, AnyScores, ClassScores, HeadLogits, MixtureLogits, Signals, whole
+from tutelage.signals import NO_LABEL, ClassScores, HeadLogits, MixtureLogits, Signals, whole
 from tutelage.studies.arm import Progress, Silent
-from tutelage.studies.certifying import certificate_of, in_form
-from tutelage.studies.label_binds import label_binds, rows_in, settled
-from tutelage.teachers import ShowsLayers, Teacher, as_teacher
+from tutelage.studies.certifying import answers_in_form, certificate_of, refuse_no_rows, showing_layers
+from tutelage.studies.label_binds import label_binds, refuse_others, rows_in, settled
+from tutelage.studies.spot_check import spot_check
+from tutelage.teachers import Teacher, as_teacher
 
 #: Bytes of an answer that the teacher gives in one call, as far as that can be chosen.
 _CALL_BYTES = 128 << 20
 #: Most examples in a call of the teacher.
 _MOST = 256
+#: Examples that are asked about again before a labelling that was stopped goes on.
+_CHECKED = 8
 _EARLIER = "done in an earlier run"
 #: Where a manifest's certificate says how the labels were made.
 MADE = "made"
@@ -79,8 +81,9 @@ def label(
         verify: read every byte of a store that is complete; otherwise its index has to do.
 
     Raises:
-        TeacherError: the store holds other labels (of another teacher, of other examples, in another form), and the difference
-            is shown; another process writes it; the disk is full; or the teacher's answers cannot be kept.
+        OtherLabelsError: the store holds other labels (of another teacher, of other examples, in another form), and the difference
+            is shown; or, of a labelling that was stopped, not what the teacher says now.
+        TeacherError: no example has a row; another process writes the store; the disk is full; the teacher's answers cannot be kept.
     """
     teacher = as_teacher(teacher)
     if transfer_set.teacher_varies and transfer_set.views is None:
@@ -92,28 +95,39 @@ def label(
     found = read_manifest(Place(path))
     facts = {**label_binds(teacher, transfer_set, form), **(binds or {})}
     facts = settled(facts, found.binds if found is not None else {})
-    views = list(range(transfer_set.views or 1)) if transfer_set.teacher_varies else None
     if found is not None:
         # before its shards are looked at: they may be of another teacher's labels
-        refuse_differences(found.form.to_json(), form.to_json(), path)
-        refuse_differences(found.binds, facts, path)
+        refuse_others(found, form, facts, path)
         if not verify and found.complete and (store := LabelStore.open(path)).complete:
             watch.finished(what, _EARLIER)
             return store
     asking = _Asking(teacher, transfer_set, form, batch_size)
     with LabelWriter(path, form, facts) as writer:
-        missing = writer.missing(transfer_set.ids, views)
-        if writer.manifest.complete:
-            watch.finished(what, _EARLIER)
-            return LabelStore.open(path)
-        watched = _Watched(watch, what, asking.rows_of(missing), asking.rows(views))
-        made = _write(asking, writer, missing, watched)
-        if found is not None and found.complete and found.certificate is not None:
-            made = found.certificate.get(MADE, made)  # a few shards made again do not say how fast all were made
-        certificate = certificate_of(teacher, transfer_set, form, asking.batch_size)
-        store = writer.finish({**certificate, MADE: made})
+        return _complete(asking, writer, found, watch, what)
+
+
+def _complete(
+    asking: _Asking, writer: LabelWriter, found: Manifest | None, progress: Progress, what: str
+) -> LabelStore:
+    """Label what is missing of a store, and certify it."""
+    views = asking.views
+    missing = writer.missing(asking.transfer_set.ids, views)
+    if writer.manifest.complete:
+        progress.finished(what, _EARLIER)
+        return LabelStore.open(writer.place.url)
+    there, teacher = LabelStore(writer.place, writer.manifest), asking.teacher
+    left = asking.rows_of(missing)
+    if left and there.manifest.rows:
+        # code that changed since would put two teachers into one store, of which a later check may only see one
+        spot_check(there, teacher, asking.transfer_set, _CHECKED)
+    watched = _Watched(progress, what, left, asking.rows(views))
+    made = _write(asking, writer, missing, watched)
+    if found is not None and found.complete and found.certificate is not None:
+        made = found.certificate.get(MADE, made)  # a few shards made again do not say how fast all were made
+    certificate = certificate_of(teacher, asking.transfer_set, writer.manifest.form, asking.batch_size)
+    store = writer.finish({**certificate, MADE: made})
     watched.finished(f"{store.manifest.rows:,} rows in {store.bytes:,} bytes")
-    return LabelStore.open(path)
+    return LabelStore.open(writer.place.url)
 
 
 def class_count(teacher: Teacher, transfer_set: TransferSet) -> int:
@@ -125,20 +139,6 @@ def class_count(teacher: Teacher, transfer_set: TransferSet) -> int:
     return _scores(teacher.signals(transfer_set.batch(torch.arange(1))), teacher).classes
 
 
-def answers_in_form(said: AnyScores, form: Form, batch: Batch, seed: int) -> AnyScores:
-    """A live teacher's answers to a batch as a store keeps them, before they are rounded.
-
-    Args:
-        said: by the teacher.
-        form: what is kept.
-        batch: what it was asked.
-        seed: of the draws.
-    """
-    drawn = form.kind == "sampled"
-    keys = row_keys(batch["ids"], rows_in(batch["labels"]), seed=seed, view=batch.get("view")) if drawn else None
-    return in_form(said, form, keys)
-
-
 class _Asking:
     """The teacher's answers to some examples in some views, in batches of a size that memory bears."""
 
@@ -146,16 +146,21 @@ class _Asking:
         self.transfer_set, self.form = transfer_set, form
         self._batch_size = batch_size
         self.seconds = 0.0
-        self._teacher = _showing(teacher, form.features)
+        self.teacher = teacher
+        #: Of each example; None where there is one only.
+        self.views = list(range(transfer_set.views or 1)) if transfer_set.teacher_varies else None
+        self._teacher = showing_layers(teacher, form.features)
         self._rows = rows_in(transfer_set.known_labels)
+        refuse_no_rows(int(self._rows.sum()))
         _refuse_other_rows_of_one(transfer_set)
 
     @cached_property
     def batch_size(self) -> int:
-        """Examples in a call: as said, or as many as memory bears, which one example tells."""
+        """Examples in a call: as said, or as many as memory bears, which the example with most rows tells."""
         if self._batch_size is not None:
             return self._batch_size
-        said = self._teacher.signals(self.transfer_set.batch(torch.arange(1)))
+        with torch.no_grad():
+            said = self._teacher.signals(self.transfer_set.batch(self._rows.argmax()[None]))
         scores = _scores(said, self._teacher)
         held = scores.hidden if isinstance(scores, HeadLogits) and self.form.sparse else None
         if held is None:
@@ -245,17 +250,6 @@ def _scores(said: Signals, teacher: Teacher) -> ClassScores:
             f"{type(teacher).__name__} gives no logits: there is nothing to keep as labels; use a teacher that classifies"
         )
     return whole(said.logits, "labelling")
-
-
-def _showing(teacher: Teacher, layers: Sequence[str]) -> Teacher:
-    if not layers:
-        return teacher
-    if not isinstance(teacher, ShowsLayers):
-        raise TeacherError(
-            f"a {type(teacher).__name__} cannot be asked for the layers {', '.join(map(repr, layers))}: it has no with_features(layers); "
-            "leave labels.features out, or give a module as the teacher"
-        )
-    return teacher.with_features(layers)
 
 
 def _refuse_other_rows_of_one(transfer_set: TransferSet) -> None:

@@ -14,10 +14,11 @@ import torch
 from filelock import FileLock
 
 from tutelage.data import Batch, TransferSet
+from tutelage.errors import TeacherError
 from tutelage.labels import Form
 from tutelage.signals import ClassScores, MixtureLogits, Signals
 from tutelage.studies.arm import Progress, Silent
-from tutelage.studies.label_binds import rows_in
+from tutelage.studies.label_binds import OtherLabelsError, rows_in
 from tutelage.studies.labelling import label
 from tutelage.teachers import (
     ANSWER_BUDGET,
@@ -142,9 +143,15 @@ class RememberingTeacher:
         disk.folder.parent.mkdir(parents=True, exist_ok=True)
         # a sweep's workers share their teacher: who comes second waits, and reads
         with FileLock(disk.folder.with_suffix(".lock")):
-            store = label(
-                self._teacher, self._train, disk.folder, form, progress=disk.progress, what="answers", verify=False
-            )
+            try:
+                store = label(
+                    self._teacher, self._train, disk.folder, form, progress=disk.progress, what="answers", verify=False
+                )
+            except OtherLabelsError as error:
+                raise TeacherError(
+                    f"delete the folder {disk.folder} and run the same command again, which asks the teacher anew: an earlier run kept "
+                    f"answers there that memory did not hold, and they are not this run's. In full: {error}"
+                ) from error
         return StoredTeacher(store, disk.memory_bytes)
 
     def _why_not_on_disk(self, size: _Size) -> str | None:

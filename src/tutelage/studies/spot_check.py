@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from tutelage.data import TransferSet, hex_id
+from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.labels import Form, LabelStore
 from tutelage.signals import AnyScores, HeadLogits, MixtureLogits, SparseTargets
-from tutelage.studies.label_binds import rows_in
-from tutelage.studies.labelling import answers_in_form
+from tutelage.studies.certifying import answers_in_form, showing_layers
+from tutelage.studies.label_binds import OtherLabelsError, rows_in
 from tutelage.teachers import Teacher
 
-#: What the order of sums may move a logit by in float32, relative to the largest: other batches, threads, libraries.
+#: What the order of sums may move a logit by in float32, relative to the row's spread: other batches, threads, libraries.
 _LIVE = 1e-3
 #: The share of a row's draws that may move to another class where the teacher itself computes in 16 bits.
 _MOVED = 0.1
@@ -31,23 +32,31 @@ class SpotCheck:
     Args:
         examples: how many were looked at.
         rows: supervised rows of these.
-        worst: of the dense form, the largest difference of a logit, relative to the row's largest; of a sparse one, the largest share of
-            a row's probability that lies on other classes.
+        worst: of the dense form, the largest difference of a logit, relative to the row's spread (the largest distance from its mean; a
+            common offset changes no probability); of a sparse one, the largest share of a row's probability that lies on other
+            classes; of features, the largest difference, relative to the largest number of the row. Of several, the one that comes
+            nearest to what rounding explains.
         tolerance: up to which that is rounding.
+        moved: rows whose draws fell otherwise; None where nothing is drawn.
+        may_move: how many of them rounding explains.
     """
 
     examples: int
     rows: int
     worst: float
     tolerance: float
+    moved: int | None = None
+    may_move: int | None = None
 
     def to_json(self) -> Json:
         """Plain values."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def spot_check(store: LabelStore, teacher: Teacher, transfer_set: TransferSet, examples: int = 8) -> SpotCheck:
-    """Ask the live teacher again about a few random examples, and hold its answers against the stored ones.
+def spot_check(
+    store: LabelStore, teacher: Teacher, transfer_set: TransferSet, examples: int = 8, *, seed: int | None = None
+) -> SpotCheck:
+    """Ask the live teacher again about a few random examples, and hold its answers and features against the stored ones.
 
     Draws are a function of the example, so that sampled labels are drawn again as they were.
 
@@ -55,51 +64,144 @@ def spot_check(store: LabelStore, teacher: Teacher, transfer_set: TransferSet, e
         store: the labels.
         teacher: whose they are said to be.
         transfer_set: the examples, with as many views as were labelled.
-        examples: how many.
+        examples: how many; of those that have rows and are in the store.
+        seed: of their choice; None for others at each call.
 
     Raises:
-        TeacherError: an example whose answer differs by more than rounding; the message names it.
+        TeacherError: an example whose answer differs by more than rounding, and the message names it; none of the examples is in the store.
     """
-    form = store.manifest.form
-    generator = torch.Generator().manual_seed(len(transfer_set))
-    rows = torch.randperm(len(transfer_set), generator=generator)[:examples].sort().values
-    view = int(torch.randint(transfer_set.views or 1, (), generator=generator))
-    batch = transfer_set.batch(rows, view)
+    form, layers = store.manifest.form, store.manifest.form.features
+    batch = _chosen(store, transfer_set, examples, seed)
     with torch.no_grad():
-        said = teacher.signals(batch).logits
-    assert said is not None  # a store was made of this teacher's
-    counts = rows_in(batch["labels"])
-    live = answers_in_form(said, form, batch, transfer_set.seed)
-    kept = store.lookup(batch["ids"], batch.get("view"))
-    apart = _apart(kept, live)
-    allowed = tolerance(form, said)
-    checked = SpotCheck(len(rows), len(apart), float(apart.max()), allowed)
-    if not checked.worst <= allowed:
-        worst = int(apart.argmax())
-        example = int(batch["ids"].repeat_interleave(counts)[worst])
-        what = "of its probability lies on other classes" if isinstance(live, SparseTargets) else "of its largest logit"
-        raise TeacherError(
-            f"the labels in {store.place} are not what the teacher says now: of example {hex_id(example)} a row is {apart[worst]:.2g} "
-            f"{what} away, and rounding explains {allowed:.2g} ({int((apart > allowed).sum())} of {len(apart)} rows looked at differ so). "
-            "The student would be taught by another teacher than the one it is compared with: its code, a view or a library changed since; "
-            "bring that back, or label anew into another folder (labels.store)"
-        )
+        said = showing_layers(teacher, layers).signals(batch)
+    assert said.logits is not None  # a store was made of this teacher's
+    ids, view = batch["ids"], batch.get("view")
+    row_ids = ids.repeat_interleave(rows_in(batch["labels"]))
+    live = answers_in_form(said.logits, form, batch, transfer_set.seed)
+    found = [_compared(store.lookup(ids, view), live, form, said.logits)]
+    found += [_of_features(store.features(ids, layer, view), said.features[layer], layer, form) for layer in layers]
+    worst = max(found, key=_Apart.beyond)
+    checked = worst.as_check(len(ids))
+    if form.kind == "sampled":
+        moved = int((found[0].apart > 0).sum())
+        checked = replace(checked, moved=moved, may_move=_may_move(len(row_ids), form, said.logits))
+    if not checked.worst <= checked.tolerance:
+        _refuse(store, int(row_ids[worst.place]), worst.words())
+    if checked.moved is not None and checked.may_move is not None and checked.moved > checked.may_move:
+        words = f"and others the draws fell otherwise: in {checked.moved:,} of the {len(row_ids):,} rows looked at, and rounding explains "
+        _refuse(store, int(row_ids[found[0].place]), f"{words}{checked.may_move:,}")
     return checked
 
 
-def tolerance(form: Form, said: AnyScores) -> float:
-    """Up to which difference stored and live answers are the same, in the unit of :attr:`SpotCheck.worst`.
+def _refuse(store: LabelStore, example: int, words: str) -> NoReturn:
+    raise OtherLabelsError(
+        f"the labels in {store.place} are not what the teacher says now: of example {hex_id(example)} {words}. The student would be "
+        "taught by another teacher than the one it is compared with: its code, a view or a library changed since; bring that back, or "
+        "label anew into another folder (labels.store)"
+    )
 
-    Args:
-        form: of the store.
-        said: by the live teacher: one that computes in 16 bits says something else in another batch.
-    """
-    own = _dtype(said)
-    halved = own in (torch.float16, torch.bfloat16)
-    if form.kind == "sampled":
-        # a draw that falls right on the edge between two classes may go either way
-        return max(1.5 / (form.draws or 1), _MOVED if halved else 0.0)
-    return _LIVE + 2 * torch.finfo(getattr(torch, form.dtype)).eps + (4 * torch.finfo(own).eps if halved else 0.0)
+
+def _chosen(store: LabelStore, transfer_set: TransferSet, examples: int, seed: int | None) -> Batch:
+    """Random examples in a random view, of those that the store has rows of."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    having = rows_in(transfer_set.known_labels).nonzero()[:, 0]
+    views = [view for view in store.views if view >= 0] or [None]
+    for number in torch.randperm(len(views), generator=generator).tolist():
+        view = views[number]
+        there = having[store.has(transfer_set.ids[having], view)]
+        if len(there):
+            picked = there[torch.randperm(len(there), generator=generator)[:examples]].sort().values
+            return transfer_set.batch(picked, view or 0)
+    raise TeacherError(
+        f"no example of the transfer set that has rows is in the label store {store.place}: it is another set's, or nothing is labelled "
+        "yet; label this set first"
+    )
+
+
+class _Apart(NamedTuple):
+    """How far rows are away, ``apart[N]``, and how far rounding explains, ``allowed[N]``; ``what`` that is a share of."""
+
+    apart: Tensor
+    allowed: Tensor
+    what: str
+
+    @property
+    def ratio(self) -> Tensor:
+        """How much of what rounding explains each row is away, ``[N]``."""
+        return (self.apart / self.allowed).nan_to_num(nan=torch.inf)
+
+    @property
+    def place(self) -> int:
+        """The row that is furthest away."""
+        return int(self.ratio.argmax())
+
+    def beyond(self) -> float:
+        """How far that is, of what rounding explains."""
+        return float(self.ratio.max())
+
+    def as_check(self, examples: int) -> SpotCheck:
+        """Of so many examples."""
+        return SpotCheck(examples, len(self.apart), float(self.apart[self.place]), float(self.allowed[self.place]))
+
+    def words(self) -> str:
+        """What is wrong with the furthest row."""
+        return (
+            f"a row is {float(self.apart[self.place]):.2g} {self.what} away, and rounding explains {float(self.allowed[self.place]):.2g} "
+            f"({int((self.apart > self.allowed).sum()):,} of {len(self.apart):,} rows looked at differ so)"
+        )
+
+
+def _compared(kept: AnyScores, live: AnyScores, form: Form, said: AnyScores) -> _Apart:
+    own = torch.finfo(_dtype(said)).eps if _halved(said) else 0.0
+    if isinstance(kept, SparseTargets) and isinstance(live, SparseTargets):
+        apart_N = _total_variation(kept, live)
+        if form.kind == "sampled":
+            # a draw that falls right on the edge between two classes may go either way, and nothing is further away than 1
+            allowed = min(1.0, max(1.5 / (form.draws or 1), _MOVED if own else 0.0))
+        else:
+            allowed = _LIVE + 2 * torch.finfo(getattr(torch, form.dtype)).eps + 4 * own
+        return _Apart(apart_N, torch.full_like(apart_N, allowed), "of its probability")
+    assert not isinstance(kept, SparseTargets)
+    assert not isinstance(live, SparseTargets)
+    kept_NC, live_NC = kept.at(1.0).double(), live.at(1.0).double()
+    if kept_NC.shape != live_NC.shape:
+        return _Apart(torch.full((len(live_NC),), torch.inf), torch.ones(len(live_NC)), "of its spread")
+    known_NC = live_NC.isfinite()
+    other_N = (known_NC != kept_NC.isfinite()).any(1)
+    kept_NC, live_NC = _centred(kept_NC, known_NC), _centred(live_NC, known_NC)
+    spread_N = live_NC.abs().amax(1).clamp_min(1.0)
+    apart_N = ((kept_NC - live_NC).abs().amax(1) / spread_N).masked_fill(other_N, torch.inf)
+    rounding = 2 * torch.finfo(getattr(torch, form.dtype)).eps + 4 * own
+    return _Apart(apart_N, _LIVE + rounding * (_largest(said).clamp_min(1.0) / spread_N), "of its spread")
+
+
+def _of_features(kept: Tensor, live: Tensor, layer: str, form: Form) -> _Apart:
+    kept_NF, live_NF = kept.double().flatten(1), live.detach().cpu().double().flatten(1)
+    if kept.shape != live.shape:
+        return _Apart(torch.full((len(live),), torch.inf), torch.ones(len(live)), f"of the features of {layer!r}")
+    apart_N = (kept_NF - live_NF).abs().amax(1) / live_NF.abs().amax(1).clamp_min(1e-6)
+    allowed = _LIVE + 2 * torch.finfo(getattr(torch, form.feature_dtype)).eps
+    if live.dtype in _HALVES:
+        allowed += 4 * torch.finfo(live.dtype).eps
+    return _Apart(apart_N, torch.full_like(apart_N, allowed), f"of the largest feature of {layer!r}")
+
+
+def _may_move(rows: int, form: Form, said: AnyScores) -> int:
+    """How many rows may be drawn otherwise: a draw lies on an edge as often as rounding moves the edges."""
+    share = (form.draws or 1) * (_MOVED if _halved(said) else _LIVE)
+    return rows if share >= 1 else min(rows - 1, math.ceil(rows * share))
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def _halved(said: AnyScores) -> bool:
+    """Whether the teacher computes in 16 bits, and says something else in another batch."""
+    return _dtype(said) in _HALVES
 
 
 def _dtype(said: AnyScores) -> torch.dtype:
@@ -110,18 +212,19 @@ def _dtype(said: AnyScores) -> torch.dtype:
     return said.probs.dtype if isinstance(said, SparseTargets) else said.at(1.0).dtype
 
 
-def _apart(kept: AnyScores, live: AnyScores) -> Tensor:
-    """How far each row is away, ``[N]``; infinite where the two are of different kinds or shapes."""
-    if isinstance(kept, SparseTargets) and isinstance(live, SparseTargets):
-        return _total_variation(kept, live)
-    assert not isinstance(kept, SparseTargets)
-    assert not isinstance(live, SparseTargets)
-    kept_NC, live_NC = kept.at(1.0).double(), live.at(1.0).double()
-    if kept_NC.shape != live_NC.shape:
-        return torch.full((len(live_NC),), torch.inf)
-    difference_NC = torch.where(kept_NC == live_NC, 0.0, (kept_NC - live_NC).abs()).nan_to_num(nan=torch.inf)
-    finite_NC = live_NC.masked_fill(live_NC == -torch.inf, 0.0)
-    return difference_NC.amax(1) / finite_NC.abs().amax(1).clamp_min(1.0)
+def _centred(values_NC: Tensor, known_NC: Tensor) -> Tensor:
+    """Less the mean of the classes that are not masked, whose places are 0."""
+    known = values_NC.masked_fill(~known_NC | ~values_NC.isfinite(), 0.0)
+    mean_N = known.sum(1) / known_NC.sum(1).clamp_min(1)
+    return (known - mean_N[:, None]).masked_fill(~known_NC, 0.0)
+
+
+def _largest(said: AnyScores) -> Tensor:
+    """The largest number of each row as it is kept, ``[N]``, of which rounding is a share."""
+    assert not isinstance(said, SparseTargets)
+    values = said.members.transpose(0, 1).flatten(1) if isinstance(said, MixtureLogits) else said.at(1.0)
+    values = values.detach().cpu().double()
+    return values.masked_fill(~values.isfinite(), 0.0).abs().amax(1)
 
 
 def _total_variation(kept: SparseTargets, live: SparseTargets) -> Tensor:

@@ -25,7 +25,7 @@ from tutelage.labels.sampling import row_keys
 from tutelage.objectives import Objective
 from tutelage.signals import ClassScores, HeadLogits, MixtureLogits, Signals, whole
 from tutelage.studies.arm import build_seeded, trainer_for
-from tutelage.studies.certifying import certificate_of, in_form
+from tutelage.studies.certifying import ROWS, certificate_of, in_form
 from tutelage.studies.label_binds import rows_in
 from tutelage.studies.planning.ways import FormCost, Spread
 from tutelage.studies.stored_labels import Labels
@@ -37,6 +37,8 @@ from tutelage.teachers import ShowsLayers, Teacher
 STEPS, LEAST_STEPS, STEP_SECONDS = 12, 3, 10.0
 #: Examples that are labelled; fewer, but a batch at least, where the teacher takes longer than `LABEL_SECONDS`.
 MOST_LABELLED, LABEL_SECONDS = 1024, 5.0
+#: Bytes of answers that are held for it; a batch at least.
+MOST_BYTES = 256 << 20
 #: Batches that are read back from a store, after one that is not timed.
 READS = 16
 
@@ -159,6 +161,13 @@ class Answer:
             )
         return features + int(self.rows.sum()) * values.classes * width * members
 
+    @property
+    def held(self) -> int:
+        """Bytes that it takes while it is looked at: of a head, what it is given."""
+        if not isinstance(self.scores, HeadLogits):
+            return self.bytes
+        return self.scores.hidden.nbytes + sum(values.nbytes for values in self.features.values())
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -197,6 +206,7 @@ def ask_some(teacher: Teacher, train: TransferSet, batch: int, layers: Sequence[
     shows.signals(train.batch(parts[0]))
     given: list[Answer] = []
     seconds: list[float] = []
+    held = 0
     started = time.perf_counter()
     for rows in parts:
         begun = time.perf_counter()
@@ -205,7 +215,8 @@ def ask_some(teacher: Teacher, train: TransferSet, batch: int, layers: Sequence[
         seconds.append((time.perf_counter() - begun) / len(rows))
         scores = whole(said.logits, "labelling") if said.logits is not None else None
         given.append(Answer(shown["ids"], rows_in(shown["labels"]), scores, {n: said.features[n] for n in layers}))
-        if time.perf_counter() - started > LABEL_SECONDS:
+        held += given[-1].held
+        if time.perf_counter() - started > LABEL_SECONDS or held + given[-1].held > MOST_BYTES:
             break
     return Answers(given, _spread(np.asarray(seconds)))
 
@@ -253,9 +264,11 @@ def time_form(teacher: Teacher, train: TransferSet, answers: Answers, labels: La
         warm = _time_reads(store.within(1 << 40), answers, len(answers.given[0].ids))
         manifest = store.manifest
         disk, cached = manifest.bytes, sum(shard.memory for shard in manifest.shards)
+    # of a slow teacher fewer rows than labelling will look at
+    rows = max(1, min(ROWS, int(LABEL_SECONDS / max(answers.label.median, 1e-9))))
     begun = time.perf_counter()
-    certificate_of(teacher, train, form, len(answers.given[0].ids))
-    once = time.perf_counter() - begun + labels.spot_check * answers.label.median
+    certificate_of(teacher, train, form, len(answers.given[0].ids), rows)
+    once = (time.perf_counter() - begun) * ROWS / rows + labels.spot_check * answers.label.median
     section: dict[str, Any] = {"form": labels.form, "dtype": labels.dtype, "temperature": labels.temperature}
     section |= {
         "draws": labels.draws,
