@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import overload
 
+import torch
 from torch import Tensor
 
 from tutelage.signals import AnyScores, ClassScores, HeadLogits, Logits, MixtureLogits, SparseTargets
@@ -38,6 +39,42 @@ class _SomeRows:
 
     def at(self, temperature: float) -> Tensor:
         return self.scores.at(temperature)[self.of]
+
+
+def for_slices(scores: ClassScores) -> ClassScores:
+    """The same scores for a loop over :func:`some_rows`: what each slice would do again for itself is done once.
+
+    A head's weight, gathered and converted, takes as much memory as each slice would take for it; scores of a kind that cannot be
+    taken apart are all made at once, as each slice would have.
+    """
+    if isinstance(scores, HeadLogits):
+        return _converted(scores)
+    return scores if isinstance(scores, Logits | MixtureLogits) else _Whole(scores)
+
+
+def _converted(head: HeadLogits) -> HeadLogits:
+    """The head in the dtype that :meth:`HeadLogits.at` multiplies in, of the kept rows alone."""
+    of = slice(head.kept) if isinstance(head.kept, int) else slice(None) if head.kept is None else head.kept
+    dtype = torch.promote_types(torch.promote_types(head.hidden.dtype, head.weight.dtype), torch.float32)
+    bias = None if head.bias is None else head.bias[of].to(dtype)
+    return replace(head, weight=head.weight[of].to(dtype), bias=bias, kept=None)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Scores whose rows are made all together, once for each temperature."""
+
+    scores: ClassScores
+    made: dict[float, Tensor] = field(default_factory=dict[float, Tensor])
+
+    @property
+    def classes(self) -> int:
+        return self.scores.classes
+
+    def at(self, temperature: float) -> Tensor:
+        if temperature not in self.made:
+            self.made[temperature] = self.scores.at(temperature)
+        return self.made[temperature]
 
 
 def row_count(scores: AnyScores) -> int:

@@ -248,6 +248,33 @@ def test_scores_of_another_kind_are_sliced_too():
     assert [of for of, _ in row_slices(scores)] == [slice(0, 4)]
 
 
+@pytest.mark.parametrize("kept", [None, 40, torch.arange(49, 9, -1)])
+def test_what_slices_share_is_made_once(monkeypatch, kept):
+    """A head converted, or a user's own scores made whole, for every slice: labelling time grows with the square of the rows."""
+    weights, made = [], []
+
+    class Counted:
+        classes = 50
+
+        def at(self, temperature):
+            made.append(temperature)
+            return values * temperature
+
+    values = logits(30, 50)
+    sampling_of = {"temperature": 2.0, "draws": 4, "drawn_at": 3.0}
+    monkeypatch.setattr(sampling, "_AT_ONCE", 100)  # two rows
+    sample(Counted(), keys_of(30), **sampling_of)
+    assert made.count(2.0) == made.count(3.0) == 1
+    head = HeadLogits(logits(30, 8), logits(50, 8, seed=1).bfloat16(), logits(1, 50)[0].bfloat16(), 1.5, 6.0, kept)
+    plain = HeadLogits.at
+    monkeypatch.setattr(HeadLogits, "at", lambda self, t: weights.append(self.weight) or plain(self, t))
+    parts = [(part.at(1.0), plain(some_rows(head, of), 1.0)) for of, part in row_slices(head)]
+    assert all(torch.equal(part, expected) for part, expected in parts)
+    assert len(weights) >= 15
+    assert len({weight.data_ptr() for weight in weights}) == 1
+    assert weights[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize("bad", [[math.nan, 0.0, 0.0], [math.inf, 0.0, 0.0], [-math.inf] * 3])
 def test_rows_that_are_no_distribution_are_refused(bad):
     """Drawn from all the same, a broken teacher's rows would be stored as good ones."""

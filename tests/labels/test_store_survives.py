@@ -294,7 +294,7 @@ def test_shards_are_no_larger_than_asked(tmp_path):
     store, _, _ = dense_store(tmp_path / "examples", shard_examples=25)
     assert [shard.examples for shard in store.manifest.shards] == [25, 25, 10]
     ids, values = content_ids(60), logits(60)
-    with LabelWriter(tmp_path / "bytes", FORM, {}, shard_bytes=1000) as writer:
+    with LabelWriter(tmp_path / "bytes", FORM, {}, shard_bytes=1300) as writer:
         for rows in torch.arange(60).split(5):
             writer.add(ids[rows], None, ones(rows), Logits(values[rows]))
         assert len(writer.finish().manifest.shards) == 3

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 from tutelage import KL, DistillationArguments, DistillationTrainer, TransferSet
-from tutelage.data import GaussianNoise, hex_id
-from tutelage.errors import TeacherError
+from tutelage.data import Chain, GaussianNoise, hex_id
+from tutelage.errors import CheckpointError, TeacherError
 from tutelage.labels import Form, LabelWriter
-from tutelage.signals import NO_LABEL, Logits, MixtureLogits, SparseTargets
+from tutelage.signals import NO_LABEL, Logits, MixtureLogits, Signals, SparseTargets
+from tutelage.studies import label
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, ShowsLayers, StoredTeacher, Teacher, as_teacher
+from tutelage.training.identity import compare_runs, probe
 
 INPUTS = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 DATA = TransferSet(INPUTS)
@@ -146,6 +148,85 @@ def test_tokens_meet_their_own_answers(tmp_path):
         kept.signals({"ids": ids, "labels": longer, "student": None})
     with pytest.raises(TeacherError, match=rf"id {hex_id(7)} has 3 rows in the label store and 1 supervised"):
         kept.signals({"ids": ids, "labels": torch.zeros(3).long(), "student": None})
+
+
+def test_as_many_rows_at_other_places_are_refused(tmp_path):
+    """A mask moved by one token has as many rows: every token would learn its neighbour's distribution, without an error."""
+    ids = torch.tensor([7, -3, 12])
+    with LabelWriter(tmp_path, Form("dense", 3), {}) as writer:
+        writer.add(ids, None, LABELS != NO_LABEL, Logits(torch.eye(3).repeat(2, 1)))
+        writer.finish()
+    kept = StoredTeacher(tmp_path)
+    relabelled = torch.where(LABELS == NO_LABEL, NO_LABEL, 0)
+    longer = torch.cat([relabelled, torch.full((3, 2), NO_LABEL)], dim=1)
+    for labels in (LABELS, relabelled, longer):  # which labels, and how long the padding, is not the teacher's business
+        assert len(kept.signals({"ids": ids, "labels": labels, "student": None}).logits.values) == 6
+    moved = LABELS.clone()
+    moved[2] = LABELS[2].roll(1)
+    with pytest.raises(TeacherError, match=rf"id {hex_id(12)} has 2 rows .* 2 supervised .* at other places"):
+        kept.signals({"ids": ids[1:], "labels": moved[1:], "student": None})
+
+
+def trainer_of(data, by, folder):
+    arguments = DistillationArguments(
+        output_dir=str(folder), max_steps=1, save_strategy="no", report_to=[], disable_tqdm=True
+    )
+    return DistillationTrainer(nn.Linear(4, 3), arguments, KL(temperature=2.0), data, by)
+
+
+OTHERS = {
+    "seed": (TransferSet(INPUTS, augment=GaussianNoise(0.5), views=3, seed=1), "augmentation seed: 0 .* 1 now"),
+    "noise": (TransferSet(INPUTS, augment=GaussianNoise(0.7), views=3), r"augmentation: .*0\.5.*0\.7.* now"),
+    "none": (TransferSet(INPUTS), 'augmentation: .* "none" now'),
+    "chain": (
+        TransferSet(INPUTS, augment=Chain([GaussianNoise(0.5), GaussianNoise(0.5)]), views=3),
+        r"augmentation: .*, then .* now",
+    ),
+    "views": (TransferSet(INPUTS, augment=GaussianNoise(0.5), views=4), "50 of 50 .* view 3 .*other views: 0, 1, 2"),
+    "unending": (TransferSet(INPUTS, augment=GaussianNoise(0.5)), "random and ever new"),
+    "unknown": (TransferSet(INPUTS + 1, augment=GaussianNoise(0.5), views=3), "50 of 50 examples are not in"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_trainer_refuses_answers_to_something_else(tmp_path, other):
+    """Nothing in a batch shows that its augmentation was drawn from another seed: the student would learn other views' answers."""
+    data = TransferSet(INPUTS, augment=GaussianNoise(0.5), views=3)
+    kept = StoredTeacher(label(teacher(), data, tmp_path / "store", Form("dense", 3)))
+    trainer_of(data, kept, tmp_path / "run").train()
+    fewer = TransferSet(INPUTS[10:30], augment=GaussianNoise(0.5), views=2)
+    trainer_of(fewer, kept, tmp_path / "run").identify()
+    asked, reason = OTHERS[other]
+    trainer = trainer_of(asked, kept, tmp_path / "run")
+    before = trainer.model.weight.clone()
+    with pytest.raises(TeacherError, match=reason):
+        trainer.train()
+    assert torch.equal(trainer.model.weight, before)
+
+
+@pytest.mark.parametrize("augment", [None, GaussianNoise(0.5), Chain([GaussianNoise(0.1), GaussianNoise(0.2, "b")])])
+def test_a_set_that_was_labelled_is_known_again(tmp_path, augment):
+    """Were an augmentation named in one way where it is kept and in another where it is compared, nothing could be trained on."""
+    data = TransferSet(INPUTS, augment=augment, views=None if augment is None else 2, seed=3)
+    kept = StoredTeacher(label(teacher(), data, tmp_path, Form("dense", 3)))
+    assert {"augmentation", "augmentation seed"} <= set(kept.store.manifest.binds)
+    kept.check(data)
+
+
+def test_a_checkpoint_knows_which_classes_were_kept(tmp_path):
+    """Resumed with the same probabilities of other classes, half of a run would have had another teacher."""
+    batch, probs = DATA.batch(torch.arange(2)), torch.tensor([[0.5, 0.5], [0.25, 0.75]])
+
+    def seen(*ids):
+        targets = SparseTargets(torch.tensor(ids), probs, 100, 1.0, "sampled")
+        return probe(batch, Signals(targets))
+
+    with pytest.raises(CheckpointError, match="teacher: the first examples"):
+        compare_runs({"probe": seen([1, 2], [3, 4])}, {"probe": seen([51, 52], [53, 54])}, tmp_path)
+    padded = SparseTargets(
+        torch.tensor([[2, 1, -1], [4, 3, -1]]), torch.cat([probs.flip(1), torch.zeros(2, 1)], 1), 100, 1.0, "sampled"
+    )
+    compare_runs({"probe": seen([1, 2], [3, 4])}, {"probe": probe(batch, Signals(padded))}, tmp_path)
 
 
 def test_an_example_without_a_label_has_its_row(tmp_path):

@@ -25,6 +25,7 @@ class Index:
         groups: ``[entries]`` the row group that holds an entry.
         starts: ``[entries]`` its first row in the group.
         rows: ``[entries]`` how many rows it has.
+        positions: ``[entries]`` the digest of which positions they are (:mod:`tutelage.labels.positions`).
         group_rows: ``[groups]`` rows of each row group.
     """
 
@@ -37,7 +38,7 @@ class Index:
         self.groups = np.concatenate(
             [np.empty(0, np.int64), *(keys.groups + first for keys, first in zip(shards, before[:-1], strict=True))]
         )
-        self.rows = together("rows")
+        self.rows, self.positions = together("rows"), together("positions")
         total = int(before[-1])
         self.group_rows = np.bincount(self.groups, weights=self.rows, minlength=total).astype(np.int64)
         self.starts = np.cumsum(self.rows) - self.rows - (np.cumsum(self.group_rows) - self.group_rows)[self.groups]

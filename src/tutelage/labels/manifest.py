@@ -53,6 +53,8 @@ class Manifest:
         members: weights of an ensemble's members, once one answer is there; None where the teacher is one model.
         certificate: what the compression costs, once it was measured.
         complete: whether the writer finished.
+        unlisted: shards that were being written, or were dropped, and may lie in the folder still: nothing else there is the
+            store's to remove.
     """
 
     form: Form
@@ -63,6 +65,7 @@ class Manifest:
     members: tuple[float, ...] | None = None
     certificate: Mapping[str, Any] | None = None
     complete: bool = False
+    unlisted: tuple[str, ...] = ()
 
     @property
     def examples(self) -> int:
@@ -96,6 +99,7 @@ class Manifest:
             "members": self.members,
             "certificate": None if self.certificate is None else dict(self.certificate),
             "shards": [asdict(shard) for shard in self.shards],
+            "unlisted": list(self.unlisted),
         }
         return json.dumps({**contents, "sha256": _digest(contents)}, indent=1, allow_nan=False)
 
@@ -131,6 +135,7 @@ class Manifest:
             members=None if members is None else tuple(members),
             certificate=contents["certificate"],
             complete=contents["complete"],
+            unlisted=tuple(contents.get("unlisted", ())),
         )
 
 

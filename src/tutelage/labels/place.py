@@ -116,7 +116,7 @@ class Place:
     @staticmethod
     def _write_locally(path: Path, contents: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}{_PART}")
+        aside = path.with_name(_aside(path.name))
         try:
             aside.write_bytes(contents)
             flush(aside)
@@ -128,9 +128,11 @@ class Place:
         flush(path.parent)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        with suppress(FileNotFoundError):
-            self._filesystem.rm_file(self.at(name))
+        """Remove a file, and what a write of it that was cut short left, where they are there."""
+        folder, _, file = name.rpartition("/")
+        for each in (name, f"{folder}/{_aside(file)}") if self.local else (name,):
+            with suppress(FileNotFoundError):
+                self._filesystem.rm_file(self.at(each))
 
     def lock(self) -> None:
         """Be the one that writes here; the system ends it with the process, however that dies. Nothing at a remote place.
@@ -160,3 +162,8 @@ class Place:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _aside(name: str) -> str:
+    """What a file is called while it is being written."""
+    return f".{name}{_PART}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tutelage.counters import counted_bits, mix, name_word
 from tutelage.errors import ConfigError, TeacherError
-from tutelage.rows import row_count, some_rows
+from tutelage.rows import for_slices, row_count, some_rows
 from tutelage.signals import ClassScores, SparseForm, SparseTargets
 
 #: How n points fall on a row's cumulative distribution: evenly from one random start, or each by itself.
@@ -184,6 +184,8 @@ def row_slices(scores: ClassScores) -> Iterator[tuple[slice, ClassScores]]:
     """Rows of class scores, so few at a time that ``at`` of each part is small: never ``[N, C]`` at once."""
     rows = row_count(scores)
     step = max(1, _AT_ONCE // scores.classes)
+    if rows > step:
+        scores = for_slices(scores)
     for start in range(0, rows, step):
         of = slice(start, min(start + step, rows))
         yield of, some_rows(scores, of)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,12 +28,16 @@ from tutelage.labels.codes import of_raw, raw
 from tutelage.labels.form import DTYPES, Form
 from tutelage.labels.manifest import Shard
 from tutelage.labels.place import Place
+from tutelage.labels.positions import UNTOLD
 
 #: A pyarrow table; pyarrow has no types.
 Table = Any
 
 FOLDER = "shards"
-KEYS = ("id", "view", "rows")
+_POSITIONS = "positions"
+KEYS = ("id", "view", "rows", _POSITIONS)
+#: What a shard is called, so that nothing else in its folder is taken for one.
+SHARD_NAME = re.compile(r"\d{5,}-[0-9a-f]{12}\.parquet")
 _REPEATING: Any = ["view", "rows"]
 _CONTENTS = b"tutelage.contents"
 _FEATURE = "feature "
@@ -44,6 +49,7 @@ def table_of(
     ids: NDArray[np.int64],
     view: NDArray[np.int64],
     rows: NDArray[np.int64],
+    positions: NDArray[np.int64],
     block: Block,
     features: Mapping[str, Tensor],
 ) -> Table:
@@ -52,6 +58,7 @@ def table_of(
         "id": pa.array(ids, pa.int64()),
         "view": pa.array(view, pa.int64()),
         "rows": pa.array(rows, pa.int32()),
+        _POSITIONS: pa.array(positions, pa.int64()),
     }
     row_ends = np.concatenate([[0], np.cumsum(rows)])
     for name, (elements, of_row) in block.columns().items():
@@ -173,11 +180,12 @@ def _sized(place: Place, shard: Shard) -> Damage | None:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a shard's examples, in the order of its lines: ids, views, rows and row groups, ``[B]`` each."""
+    """What is known of a shard's examples, in the order of its lines, ``[B]`` each: ids, views, rows and where these are, row groups."""
 
     ids: NDArray[np.int64]
     views: NDArray[np.int64]
     rows: NDArray[np.int64]
+    positions: NDArray[np.int64]
     groups: NDArray[np.int64]
 
 
@@ -210,10 +218,9 @@ class ShardReader:
 
     def keys(self) -> Keys:
         """The keys of all examples; nothing else is read."""
-        columns = self._read(list(range(self.groups)), list(KEYS))
-        ids, views, rows = (np.asarray(columns[name]).astype(np.int64) for name in KEYS)
+        table = self._read(list(range(self.groups)), list(KEYS))
         lengths = [self._metadata.row_group(group).num_rows for group in range(self.groups)]
-        return Keys(ids, views, rows, np.repeat(np.arange(self.groups), lengths))
+        return keys_of(table, np.repeat(np.arange(self.groups), lengths))
 
     def block(self, group: int, form: Form, members: int | None) -> Block:
         """The rows of a row group's examples."""
@@ -243,6 +250,15 @@ class ShardReader:
     def _unreadable(self, error: Exception) -> UnsoundShard:
         damage = Damage(self.shard.name, "unreadable", f"cannot be read ({type(error).__name__}: {error})")
         return UnsoundShard(self.place, damage)
+
+
+def keys_of(table: Table, groups: NDArray[np.int64]) -> Keys:
+    """The keys of a table's lines, in these row groups ``[B]``."""
+    ids, views, rows = (np.asarray(table[name]).astype(np.int64) for name in ("id", "view", "rows"))
+    # shards of the first versions have no positions
+    told = _POSITIONS in table.column_names
+    positions = np.asarray(table[_POSITIONS]).astype(np.int64) if told else np.full_like(ids, UNTOLD)
+    return Keys(ids, views, rows, positions, groups)
 
 
 def _numpy(dtype: str) -> Any:

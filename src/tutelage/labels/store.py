@@ -20,6 +20,7 @@ from tutelage.labels.form import DTYPES
 from tutelage.labels.index import Index
 from tutelage.labels.manifest import MANIFEST, Manifest, read_manifest, refuse_differences
 from tutelage.labels.place import Place
+from tutelage.labels.positions import UNTOLD, position_digests
 from tutelage.labels.sampling import NO_VIEW
 from tutelage.labels.shards import Damage, Keys, ShardReader, UnsoundShard, check_whole
 from tutelage.signals import AnyScores
@@ -124,6 +125,20 @@ class LabelStore:
             TeacherError: an example is not there.
         """
         return torch.from_numpy(self._index.rows[self._entries(ids, view)])
+
+    def elsewhere(self, ids: Tensor, supervised: Tensor, view: int | Tensor | None = None) -> Tensor:
+        """Of which examples the rows are known to be at other positions, bool ``[B]``; none where nobody told which they are.
+
+        Args:
+            ids: int64 ``[B]`` content ids.
+            supervised: bool ``[B, T]``, which positions are rows now.
+            view: as for :meth:`lookup`.
+
+        Raises:
+            TeacherError: an example is not there.
+        """
+        kept = self._index.positions[self._entries(ids, view)]
+        return torch.from_numpy((kept != UNTOLD) & (kept != position_digests(supervised)))
 
     def __getitem__(self, ids: Tensor | Sequence[int] | int) -> AnyScores:
         """The rows of examples that have one view only; as :meth:`lookup`."""

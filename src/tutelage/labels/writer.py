@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.errors import TeacherError
@@ -22,16 +23,17 @@ from tutelage.labels.form import Form
 from tutelage.labels.index import Index
 from tutelage.labels.manifest import MANIFEST, Manifest, read_manifest, refuse_differences
 from tutelage.labels.place import Place
+from tutelage.labels.positions import UNTOLD, position_digests
 from tutelage.labels.sampling import NO_VIEW
 from tutelage.labels.shards import (
     FOLDER,
-    KEYS,
+    SHARD_NAME,
     Damage,
-    Keys,
     ShardReader,
     Table,
     UnsoundShard,
     check_whole,
+    keys_of,
     shard_of,
     table_of,
 )
@@ -104,7 +106,9 @@ class LabelWriter:
         """The manifest to go on from, with what is damaged or was cut short cleared away."""
         found = read_manifest(self.place)
         manifest = Manifest(form, binds)
-        if found is not None:
+        if found is None:
+            self._refuse_orphans()
+        else:
             self._written = found.to_text()
             refuse_differences(found.form.to_json(), form.to_json(), self.place)
             refuse_differences(found.binds, binds, self.place)
@@ -116,13 +120,24 @@ class LabelWriter:
         except UnsoundShard as error:  # it was whole a moment ago
             raise error.told() from error
         self._finished = Index(self._keys)
+        gone = {*manifest.unlisted, *(what.shard for what in self.dropped)} - {shard.name for shard in manifest.shards}
         if found is None or self.dropped:
-            self._write(replace(manifest, views=self._finished.views, complete=False))
-        listed = {shard.name for shard in manifest.shards}
-        for name in self.place.names(FOLDER):
-            if f"{FOLDER}/{name}" not in listed:
-                self.place.remove(f"{FOLDER}/{name}")
-        return self._manifest if found is None or self.dropped else manifest
+            self._write(replace(manifest, views=self._finished.views, complete=False, unlisted=tuple(sorted(gone))))
+            manifest = self._manifest
+        for name in gone:
+            if _is_shard(name):
+                self.place.remove(name)
+        return manifest
+
+    def _refuse_orphans(self) -> None:
+        """Refuse a folder whose shards nothing lists: whose answers they are is not known, nor that nobody wants them."""
+        orphans = [name for name in self.place.names(FOLDER) if _is_shard(f"{FOLDER}/{name}")]
+        if orphans:
+            raise TeacherError(
+                f"{self.place} has {len(orphans):,} shard{'s' if len(orphans) > 1 else ''} of labels in {FOLDER}/ and no {MANIFEST}: which "
+                f"teacher's they are is not known, and nothing was written or removed. Restore {MANIFEST}, or remove {FOLDER}/ if "
+                "those labels may be lost, or label in another folder"
+            )
 
     @property
     def manifest(self) -> Manifest:
@@ -181,7 +196,8 @@ class LabelWriter:
         Args:
             ids: int64 ``[B]`` content ids.
             view: their view, ``[B]`` or one for all; None where examples have one view only.
-            rows: int64 ``[B]`` rows of each example.
+            rows: int64 ``[B]`` how many rows each example has, or bool ``[B, T]`` which positions of each are its rows: told that,
+                the store gives them to these positions and no others.
             scores: of ``rows.sum()`` rows, an example's together.
             features: what layers gave, ``[N, ...]`` by name, as many rows as the scores, where the form keeps some.
 
@@ -191,11 +207,12 @@ class LabelWriter:
         Raises:
             TeacherError: the answer is of another form than the store, or cannot be kept as it is; there is no room on the disk.
         """
-        ids, rows = ids.detach().cpu(), rows.detach().cpu()
+        ids = ids.detach().cpu()
+        rows, positions = _counted(rows.detach().cpu())
         views = torch.as_tensor(NO_VIEW if view is None else view, dtype=torch.int64).cpu().expand(len(ids))
         if rows.shape != ids.shape or bool((rows < 0).any()):
             raise TeacherError(
-                f"rows is {tuple(rows.shape)} for {len(ids)} examples: expected how many rows each has, ≥ 0"
+                f"rows is {tuple(rows.shape)} for {len(ids)} examples: expected how many rows each has, ≥ 0, or which positions they are"
             )
         form = self._manifest.form
         row_ids = ids.repeat_interleave(rows)
@@ -211,9 +228,9 @@ class LabelWriter:
             chosen = new.repeat_interleave(rows)
             block = block.take(np.flatnonzero(chosen.numpy()))
             kept = {layer: values[chosen] for layer, values in kept.items()}
-            ids, views, rows = ids[new], views[new], rows[new]
+            ids, views, rows, positions = ids[new], views[new], rows[new], positions[new.numpy()]
         if len(ids):
-            self._queue(table_of(ids.numpy(), views.numpy(), rows.numpy(), block, kept))
+            self._queue(table_of(ids.numpy(), views.numpy(), rows.numpy(), positions, block, kept))
             self._waiting.update(zip(ids.tolist(), views.tolist(), strict=True))
         if self._pending and time.monotonic() - self._since >= self.shard_seconds:
             self.flush()
@@ -257,11 +274,12 @@ class LabelWriter:
         shards = self._manifest.shards
         number = 1 + max((int(shard.name.removeprefix(f"{FOLDER}/")[:5]) for shard in shards), default=-1)
         shard, contents = shard_of(table, number, self.group_bytes)
+        # told before it is there, so that what is left of it by a death is known to be this store's
+        self._write(replace(self._manifest, unlisted=(shard.name,)))
         self.place.write(shard.name, contents)
-        ids, views, rows = (np.asarray(table[name]).astype(np.int64) for name in KEYS)
-        keys = [*self._keys, Keys(ids, views, rows, np.zeros_like(ids))]
+        keys = [*self._keys, keys_of(table, np.zeros(len(table), np.int64))]
         finished = Index(keys)
-        self._write(replace(self._manifest, shards=(*shards, shard), views=finished.views, complete=False))
+        self._write(replace(self._manifest, shards=(*shards, shard), views=finished.views, complete=False, unlisted=()))
         self._keys, self._finished = keys, finished
         self._pending, self._pending_examples, self._pending_bytes = [], 0, 0
         self._waiting.clear()
@@ -278,7 +296,7 @@ class LabelWriter:
         """
         self.flush()
         given = self._manifest.certificate if certificate is None else dict(certificate)
-        self._write(replace(self._manifest, complete=True, certificate=given))
+        self._write(replace(self._manifest, complete=True, certificate=given, unlisted=()))
         return LabelStore(self.place, self._manifest)
 
     def _write(self, manifest: Manifest) -> None:
@@ -293,3 +311,15 @@ class LabelWriter:
         text = manifest.to_text()
         self.place.write(MANIFEST, text.encode())
         self._written, self._manifest = text, manifest
+
+
+def _counted(rows: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
+    """How many rows each example has ``[B]``, and the digest of their positions ``[B]`` where they were told."""
+    if rows.ndim == 2 and rows.dtype == torch.bool:
+        return rows.sum(dim=1), position_digests(rows)
+    return rows, np.full(len(rows), UNTOLD, np.int64)
+
+
+def _is_shard(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return folder == FOLDER and SHARD_NAME.fullmatch(file) is not None

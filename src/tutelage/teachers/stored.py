@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tutelage.data import Batch, hex_id
+from tutelage.data import Batch, Chain, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.labels import LabelStore
+from tutelage.labels.manifest import refuse_differences
 from tutelage.signals import NO_LABEL, AnyScores, Logits, MixtureLogits, Signals, SparseTargets
 
 GIB = 1024**3
@@ -61,31 +64,67 @@ class StoredTeacher:
         chosen.layers = tuple(dict.fromkeys(layers))
         return chosen
 
+    def check(self, transfer_set: TransferSet) -> None:
+        """Refuse a set to train on that would meet answers to something else; a trainer asks before its first step.
+
+        A part of the set that was labelled will do, and fewer of its views.
+
+        Raises:
+            TeacherError: views without end, an example or a view that is not in the store, other supervised positions, or another
+                augmentation or seed than the store was written with (where :func:`tutelage.studies.label` wrote it).
+        """
+        varies = transfer_set.teacher_varies
+        if varies and transfer_set.views is None:
+            raise TeacherError(
+                f"what the teacher sees is random and ever new, and the label store {self.store.place} has answers to a number of views "
+                f"({len(self.store.views)}): training would end at the first other one; give the transfer set that number of views"
+            )
+        now = {
+            "augmentation": _in_words(transfer_set.augment),
+            "augmentation seed": transfer_set.seed if varies else None,
+        }
+        bound = self.store.manifest.binds
+        known = [name for name in now if name in bound]
+        refuse_differences({name: bound[name] for name in known}, {name: now[name] for name in known}, self.store.place)
+        for view in range(transfer_set.views or 1) if varies else (None,):
+            self._refuse_other_rows(transfer_set.ids, transfer_set.known_labels, view)
+
+    def _refuse_other_rows(self, ids: Tensor, labels: Tensor, view: int | Tensor | None) -> None:
+        """Refuse answers that would meet other positions than they were given for."""
+        stored = self.store.rows(ids, view)
+        supervised = labels != NO_LABEL
+        asked = torch.ones_like(stored) if labels.ndim == 1 else supervised.sum(dim=1).cpu()
+        other, how = stored != asked, ""
+        if labels.ndim == 2 and not bool(other.any()):
+            other, how = self.store.elsewhere(ids, supervised, view), ", at other places"
+        if not bool(other.any()):
+            return
+        first = int(other.nonzero()[0])
+        raise TeacherError(
+            f"the example with id {hex_id(int(ids[first]))} has {int(stored[first]):,} rows in the label store and {int(asked[first]):,} "
+            f"supervised positions here{how}: answers would meet other tokens than they were given for; label this very transfer set, "
+            "with the same tokenizer, length and mask"
+        )
+
     def signals(self, batch: Batch) -> Signals:
         """The stored rows of the batch's examples, and their features ``[N, ...]``, on the batch's device.
 
         Raises:
-            TeacherError: an example or its view is not in the store, or it has another number of rows there than the batch has
-                supervised positions; the message names it.
+            TeacherError: an example or its view is not in the store, or its rows are not those of the batch's supervised positions,
+                by their number or, where the store was told them, by their places; the message names it.
         """
         ids, view = batch["ids"], batch.get("view")
-        _refuse_other_rows(self.store.rows(ids, view), batch["labels"], ids)
+        self._refuse_other_rows(ids, batch["labels"], view)
         scores = _on(self.store.lookup(ids, view), ids.device)
         features = {layer: self.store.features(ids, layer, view).to(ids.device) for layer in self.layers}
         return Signals(scores, features)
 
 
-def _refuse_other_rows(stored: Tensor, labels: Tensor, ids: Tensor) -> None:
-    """Refuse answers that would meet other positions than they were given for."""
-    asked = torch.ones_like(stored) if labels.ndim == 1 else (labels != NO_LABEL).sum(dim=1).cpu()
-    if torch.equal(stored, asked):
-        return
-    first = int((stored != asked).nonzero()[0])
-    raise TeacherError(
-        f"the example with id {hex_id(int(ids[first]))} has {int(stored[first]):,} rows in the label store and {int(asked[first]):,} "
-        "supervised positions in this batch: answers would meet other tokens than they were given for; label this very transfer set, "
-        "with the same tokenizer, length and mask"
-    )
+def _in_words(augment: Any) -> str:
+    """An augmentation as the facts say it that labels are bound to."""
+    if isinstance(augment, Chain):
+        return ", then ".join(_in_words(step) for step in augment.views)
+    return "none" if augment is None else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(augment))
 
 
 def _on(scores: AnyScores, device: torch.device) -> AnyScores:

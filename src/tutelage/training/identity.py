@@ -112,7 +112,7 @@ def probe(batch: Batch, said: Signals | None) -> dict[str, list[float]]:
         found["teacher_view"] = _sketch(batch["teacher"])
     if said is not None and said.logits is not None:
         scores = some_rows(said.logits, slice(_ROWS_PROBED))
-        found["teacher"] = _sketch(scores.probs if isinstance(scores, SparseTargets) else scores.at(1.0))
+        found["teacher"] = _sketch(_placed(scores) if isinstance(scores, SparseTargets) else scores.at(1.0))
     if said is not None and said.features:
         found["teacher_features"] = _sketch(said.features)
     return found
@@ -162,6 +162,12 @@ def _sketch(values: Any) -> list[float]:
     rows = torch.nan_to_num(values.detach().double().cpu()[:, None].flatten(1), neginf=-1e4, posinf=1e4)
     weights = torch.cos(torch.arange(rows.shape[1], dtype=torch.float64) + 0.5)
     return [math.fsum(row) for row in (rows * weights).tolist()]
+
+
+def _placed(targets: SparseTargets) -> Tensor:
+    """Each row's probabilities ``[N]`` together, each weighed by its class: the same ones of other classes are another answer."""
+    weights = torch.cos(targets.ids.cpu().double() + 0.5)
+    return (targets.probs.detach().cpu().double() * weights).sum(dim=1)
 
 
 def _described(thing: Any) -> str:

@@ -20,7 +20,7 @@ from tutelage.models import check_layers
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective, Term, as_objective
 from tutelage.signals import ClassMap, Logits, layers_needed
-from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
+from tutelage.teachers import ModuleTeacher, StoredTeacher, Teacher, as_teacher
 from tutelage.training.arguments import DistillationArguments, refuse_idle_arguments
 from tutelage.training.checkpoints import Fingerprint
 from tutelage.training.evaluating import AbstractEvaluatingTrainer, token_metrics
@@ -313,6 +313,8 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
     def _check_before_first_step(self) -> None:
         data = self._transfer_set
         check_labels_for(self.objective, data)
+        if isinstance(self.teacher, StoredTeacher):
+            self.teacher.check(data)
         with torch.random.fork_rng(devices=[]):
             batch: Any = self._prepare_inputs(data.batch(first_with_rows(data, _PROBED)))  # pyright: ignore[reportArgumentType]
             said = teacher_signals(self.teacher, batch, self._shared)
