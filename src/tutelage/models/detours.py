@@ -1,4 +1,4 @@
-"""A layer's ``forward`` exchanged for a while, in one thread."""
+"""What is other in a model for a while: a layer's ``forward`` in one thread, its buffers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -50,3 +51,27 @@ def detour(module: nn.Module, way: Any) -> Generator[None]:
                 del module.forward
                 if stands.before is not None:
                     module.forward = stands.before
+
+
+@contextmanager
+def copied_buffers(model: nn.Module) -> Generator[None]:
+    """Within it the model works on copies of its buffers; afterwards it has its own again, as they were.
+
+    Undoing its changes instead would miss those made through ``.data``, and writing to a buffer that a backward pass still
+    needs would break that pass.
+    """
+    buffers = [
+        (module, name, buffer)
+        for module in model.modules()
+        if module._buffers  # pyright: ignore[reportPrivateUsage]  # most have none, and asking each for its names takes longer than a small layer
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    try:
+        with torch.no_grad():
+            copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
+        for module, name, buffer in buffers:
+            setattr(module, name, copies[id(buffer)])
+        yield
+    finally:
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)

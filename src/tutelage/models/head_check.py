@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +20,24 @@ _FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multi
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "final_logit_softcap", "softcap")
 
 _PROBED_TOKENS = 4
-#: Relative slack of a comparison, in units of the coarsest dtype's rounding.
-_ROUNDINGS = 32
+#: What a scale and a cap may cost, in roundings of the logits' dtype.
+_ROUNDINGS = 4
+#: What sums of products in float32 or better may cost beside the rounding of what goes in and comes out.
+_SUM_ROUNDINGS = 32
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found out about one layer of one model; ``module`` None where it cannot stand for the model's logits."""
+    """What was found out about one layer of one model; ``module`` None where it cannot stand for the model's logits.
+
+    ``tried`` says in which modes (training or not) it has been left out for a trial.
+    """
 
     candidate: nn.Module
     module: nn.Linear | None
     scale: float = 1.0
     softcap: float | None = None
+    tried: frozenset[bool] = frozenset()
 
 
 def verified(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool) -> Verified:
@@ -54,9 +61,9 @@ def verified(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool
     difference = probed.difference()
     if difference is None:
         ways = _ways(unwrapped(model))
-        for scale, softcap in ways:
-            if probed.fits(scale, softcap):
-                return Verified(candidate, candidate, scale, softcap)
+        best = min(ways, key=lambda way: probed.off(*way))
+        if probed.off(*best) <= 1.0:
+            return Verified(candidate, candidate, *best)
         difference = probed.difference_after(ways)
     if not named:
         return Verified(candidate, None)
@@ -74,32 +81,31 @@ class _Probe:
     Args:
         given, made: what the head was given and made of it, ``[..., D]`` and ``[..., C]``.
         expected: what its weight and bias make of it.
+        products: the size of the products that were summed up for it, as a norm.
         put, found: what was put in the place of it, and the model's logits, ``[..., C]``.
     """
 
     given: Tensor
     made: Tensor
     expected: Tensor
+    products: float
     put: Tensor
     found: Tensor | None
 
     def difference(self) -> str | None:
         """How the layer differs from its weight and bias, in words; None where it does not."""
         fine = self.expected.isfinite() & self.made.isfinite()
-        off = (self.made.double() - self.expected.double()).abs().where(fine, 0.0)
-        largest = float(self.expected.double().abs().where(fine, 0.0).max())
-        if float(off.max()) <= _slack(self.made, self.given) * max(largest, 1e-6):
+        off = (self.made.double() - self.expected.double()).where(fine, 0.0).norm()
+        size = self.expected.double().where(fine, 0.0).norm().clamp_min(self.products)
+        coarsest = max(torch.finfo(values.dtype).eps for values in (self.made, self.given))
+        slack = _ROUNDINGS / 2 * coarsest + _SUM_ROUNDINGS * torch.finfo(self.expected.dtype).eps
+        if float(off) <= slack * max(float(size), 1e-6):
             return None
-        return f"its head gave a number {float(off.max()):.3g} off what its weight and bias make, at most {largest:.3g}"
+        return f"what its head gave is {float(off / size):.3g} of its size off what its weight and bias make"
 
-    def fits(self, scale: float, softcap: float | None) -> bool:
-        """Whether the model's logits are the numbers put in, scaled and capped so."""
-        if self.found is None or self.found.shape != self.put.shape:
-            return False
-        expected = self.put.double() * scale
-        expected = expected if softcap is None else softcap * torch.tanh(expected / softcap)
-        off = (self.found.double() - expected).abs() / expected.abs().clamp_min(1e-6)
-        return float(off.max()) <= _slack(self.found, self.put)
+    def off(self, scale: float, softcap: float | None) -> float:
+        """How far the model's logits are off the numbers put in, scaled and capped so; above 1 it is more than rounding."""
+        return off(self.found, self.put, scale, softcap) if self.found is not None else math.inf
 
     def difference_after(self, ways: Sequence[tuple[float, float | None]]) -> str:
         """How the model's logits differ from the numbers put in, however they are scaled and capped, in words."""
@@ -117,20 +123,40 @@ class _Probe:
         )
 
 
-def _slack(*tensors: Tensor) -> float:
-    return _ROUNDINGS * max(torch.finfo(values.dtype).eps for values in tensors)
+def off(found: Tensor, put: Tensor, scale: float, softcap: float | None) -> float:
+    """How far logits are off the numbers ``[..., K]`` that were put in the place of a head's outputs, scaled and capped.
+
+    Each is allowed a few roundings, but one way and the other: a scale of 1.02, which bfloat16 hardly shows in a single number,
+    moves all of them alike.
+
+    Returns:
+        In units of what rounding may do: above 1 it is more. Infinity for another shape.
+    """
+    if found.shape != put.shape or not found.is_floating_point():
+        return math.inf
+    if found.numel() == 0:
+        return 0.0
+    expected = put.double() * scale
+    expected = expected if softcap is None else softcap * torch.tanh(expected / softcap)
+    relative = (found.double() - expected) / expected
+    largest, shift = torch.stack([relative.abs().max(), relative.mean().abs()]).tolist()
+    rounding, least = torch.finfo(found.dtype).eps, torch.finfo(torch.float32).eps
+    apart = max(largest / (_ROUNDINGS * rounding), shift / (rounding + _ROUNDINGS * least))
+    return apart if math.isfinite(largest) else math.inf
 
 
 def _probe(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool) -> _Probe:
-    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    seen: list[tuple[Tensor, Tensor, Tensor, float, Tensor]] = []
     plain = candidate.forward
 
     def exchanged(hidden: Tensor) -> Tensor:
         made = plain(hidden)
         bias = candidate.bias
         expected = HeadLogits(hidden.flatten(0, -2), candidate.weight, bias).at(1.0).view_as(made)
-        put = _known_numbers(made)
-        seen.append((hidden, made, expected, put))
+        columns = torch.linalg.vector_norm(candidate.weight, dim=0, dtype=expected.dtype)
+        products = float((hidden.to(expected.dtype) * columns).nan_to_num(0.0, 0.0, 0.0).norm())
+        put = known_numbers(made.shape, made.dtype, made.device)
+        seen.append((hidden, made, expected, products, put))
         return put.clone()
 
     modules = [module for module in unwrapped(model).modules() if module.training]
@@ -138,7 +164,7 @@ def _probe(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool) 
         for module in modules:
             module.training = False
         try:
-            output = run_model(model, _a_little(inputs, short=named))
+            output = run_model(model, a_little(inputs, short=named))
         finally:
             for module in modules:
                 module.training = True
@@ -147,20 +173,24 @@ def _probe(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool) 
     return _Probe(*seen[0], find_logits(output))
 
 
-def _known_numbers(like: Tensor) -> Tensor:
-    """Numbers from 0.01 to 300 of both signs, of that shape: small ones tell a scale, large ones a cap."""
-    steps = torch.arange(like.numel(), device=like.device)
-    sizes = 10 ** (2.5 - 4.5 * ((steps * 0.6180339887) % 1.0))
-    return torch.where(steps % 2 == 0, sizes, -sizes).to(like.dtype).view_as(like)
+def known_numbers(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers from 0.01 to 300 of both signs: small ones tell a scale, large ones a cap. Never coarser than float32, so that
+    what comes back tells a scale of 1.02 from 1 in a model of half precision too."""
+    steps = torch.arange(shape.numel(), device=device)
+    # a lone number shall tell both, so the first is neither small nor large
+    sizes = 10 ** (2.5 - 4.5 * ((400 + 618 * steps) % 1000) / 1000)
+    return torch.where(steps % 2 == 0, sizes, -sizes).to(torch.promote_types(dtype, torch.float32)).view(shape)
 
 
-def _a_little(inputs: Inputs, short: bool) -> Inputs:
-    """The first example, and where everything is ``[B, T]`` its first tokens."""
+def a_little(inputs: Inputs, short: bool, examples: int = 1) -> Inputs:
+    """The first examples, and where everything is ``[B, T]`` their first tokens."""
     if isinstance(inputs, Tensor):
-        return inputs[:1, :_PROBED_TOKENS] if short and inputs.ndim == 2 else inputs[:1]
+        return inputs[:examples, :_PROBED_TOKENS] if short and inputs.ndim == 2 else inputs[:examples]
     shapes = {values.shape for values in inputs.values()}
     shortened = short and len(shapes) == 1 and len(next(iter(shapes))) == 2
-    return {name: values[:1, :_PROBED_TOKENS] if shortened else values[:1] for name, values in inputs.items()}
+    return {
+        name: values[:examples, :_PROBED_TOKENS] if shortened else values[:examples] for name, values in inputs.items()
+    }
 
 
 def _ways(inner: nn.Module) -> list[tuple[float, float | None]]:

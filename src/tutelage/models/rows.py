@@ -6,14 +6,14 @@ import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.models.calling import Inputs, logits_in, unwrapped
-from tutelage.models.head import WIDE, Head, bypassed, find_head
+from tutelage.models.head import WIDE, Head, TouchedError, bypassed, find_head, leave_dense
 from tutelage.models.layers import indexed, submodule
 from tutelage.models.tapping import expect_examples, run_tapped
 from tutelage.signals import NO_LABEL, HeadLogits, Logits
@@ -25,7 +25,8 @@ def scores_and_features(
     """Run ``model`` once on a view, and return its class scores and the named layers' features, a row for each that is supervised.
 
     Where rows are tokens or there are many classes, the head is left out of the forward pass if it can be
-    (:func:`tutelage.models.head.find_head`), and multiplied out by whoever needs the logits.
+    (:func:`tutelage.models.head.find_head`), and multiplied out by whoever needs the logits. A model that then turns out to do
+    something else after its head is run again, and from then on its own logits serve.
 
     Args:
         model: any module that :func:`tutelage.models.class_logits` can call, also inside DDP's wrapper.
@@ -44,10 +45,14 @@ def scores_and_features(
     head = find_head(model, inputs, 0 if per_token else WIDE)
     if head is not None and any(_is(model, layer, head.module) for layer in layers):
         head = None
-    options = {"use_cache": False} if per_token and _caches(model) else {}
-    with bypassed(model, head) if head is not None else nullcontext() as caught:
-        output, features = run_tapped(model, inputs, layers, **options)
-    values = caught.hidden(output) if caught is not None else logits_in(model, output, per_token=per_token)
+    options = {"use_cache": False} if per_token and _caches(type(unwrapped(model))) and _has_cache(model) else {}
+    try:
+        with bypassed(model, head) if head is not None else nullcontext() as caught:
+            output, features = run_tapped(model, inputs, layers, **options)
+        values = caught.hidden(output) if caught is not None else logits_in(model, output, per_token=per_token)
+    except TouchedError:
+        leave_dense(model)
+        return scores_and_features(model, inputs, labels, layers)
     if not per_token:
         expect_examples(model, features, len(values))
         return _scores(model, values, head), features
@@ -93,11 +98,14 @@ def _is(model: nn.Module, layer: str, module: nn.Module) -> bool:
     return indexed(model, layer) is None and submodule(model, layer) is module
 
 
-def _caches(model: nn.Module) -> bool:
+def _has_cache(model: nn.Module) -> bool:
     """Whether the model would keep keys and values for a generation that does not come."""
-    inner: Any = unwrapped(model)
-    known = inspect.signature(type(inner).forward).parameters
-    return isinstance(getattr(getattr(inner, "config", None), "use_cache", None), bool) and "use_cache" in known
+    return isinstance(getattr(getattr(unwrapped(model), "config", None), "use_cache", None), bool)
+
+
+@lru_cache(maxsize=256)
+def _caches(kind: type[nn.Module]) -> bool:
+    return "use_cache" in inspect.signature(kind.forward).parameters
 
 
 def bad_rows(scores: Logits | HeadLogits) -> Tensor:

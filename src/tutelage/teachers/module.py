@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.data import Batch, hex_id, rows_of
 from tutelage.errors import TeacherError
 from tutelage.models import check_layers, on_device, scores_and_features, scores_on
+from tutelage.models.detours import copied_buffers
 from tutelage.rows import row_count
 from tutelage.signals import (
     Chosen,
@@ -160,32 +161,16 @@ def _teacher_view(batch: Batch, model: nn.Module) -> Any:
 
 @contextmanager
 def _answering(model: nn.Module) -> Generator[None]:
-    """Eval mode and no gradient inside; flags and buffers as before outside.
-
-    The model answers on copies of its buffers. Undoing its changes instead would miss those made through ``.data``, and
-    writing to a buffer that a student's backward pass still needs would break that pass.
-    """
-    modules = list(model.modules())
-    training = [module for module in modules if module.training]
-    buffers = [
-        (module, name, buffer)
-        for module in modules
-        if module._buffers  # pyright: ignore[reportPrivateUsage]  # most have none, and asking each for its names takes longer than a small layer
-        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
-    ]
+    """Eval mode and no gradient inside; flags and buffers as before outside."""
+    training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
-            copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
-            for module, name, buffer in buffers:
-                setattr(module, name, copies[id(buffer)])
+        with torch.no_grad(), copied_buffers(model):
             yield
     finally:
         for module in training:
             module.training = True
-        for module, name, buffer in buffers:
-            setattr(module, name, buffer)
 
 
 def refuse_non_finite(values: Tensor, ids: Tensor, allow_masked: bool, who: str) -> None:
