@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tutelage import KL, DistillationArguments, DistillationTrainer, TransferSet
-from tutelage.data import Chain, GaussianNoise, hex_id
+from tutelage.data import Chain, GaussianNoise, hex_id, next_token_labels
 from tutelage.errors import CheckpointError, TeacherError
 from tutelage.labels import Form, LabelWriter
 from tutelage.signals import NO_LABEL, Logits, MixtureLogits, Signals, SparseTargets
@@ -202,6 +202,28 @@ def test_a_trainer_refuses_answers_to_something_else(tmp_path, other):
     with pytest.raises(TeacherError, match=reason):
         trainer.train()
     assert torch.equal(trainer.model.weight, before)
+
+
+class NextToken(nn.Module):
+    """Scores that depend on the token and its place."""
+
+    def forward(self, input_ids):
+        return torch.nn.functional.one_hot(input_ids, 6).float() * torch.arange(1.0, 9.0)[:, None]
+
+
+def test_a_trainer_refuses_a_mask_that_moved(tmp_path):
+    """The same for stores of texts that `label` wrote, told of positions or only of their number."""
+    tokens = torch.arange(48).view(6, 8) % 6
+    labels = next_token_labels(tokens, supervised=(torch.arange(8) > 4).expand(6, 8))
+    data = TransferSet({"input_ids": tokens}, labels)
+    kept = StoredTeacher(label(ModuleTeacher(NextToken()), data, tmp_path, Form("dense", 6)))
+    kept.check(data)
+    kept.check(data.select(torch.tensor([3, 1])))
+    moved = TransferSet({"input_ids": tokens}, labels.roll(-1, dims=1))
+    assert torch.equal((moved.known_labels != NO_LABEL).sum(1), (labels != NO_LABEL).sum(1))
+    trainer = trainer_of(moved, kept, tmp_path / "run")
+    with pytest.raises(TeacherError, match=r"transfer set: .* now|at other places"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("augment", [None, GaussianNoise(0.5), Chain([GaussianNoise(0.1), GaussianNoise(0.2, "b")])])

@@ -126,6 +126,11 @@ class LabelStore:
         """
         return torch.from_numpy(self._index.rows[self._entries(ids, view)])
 
+    @property
+    def positions_told(self) -> bool:
+        """Whether it is known of every example at which positions its rows are."""
+        return bool((self._index.positions != UNTOLD).all())
+
     def elsewhere(self, ids: Tensor, supervised: Tensor, view: int | Tensor | None = None) -> Tensor:
         """Of which examples the rows are known to be at other positions, bool ``[B]``; none where nobody told which they are.
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from copy import copy
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -84,6 +85,11 @@ class StoredTeacher:
             "augmentation seed": transfer_set.seed if varies else None,
         }
         bound = self.store.manifest.binds
+        if transfer_set.token_level and not self.store.positions_told:
+            # all positions of the whole set are known by one hash; of a part of it only how many they are
+            distinct = transfer_set.ids.unique()
+            if len(distinct) == bound.get("examples"):
+                now["transfer set"] = _set_digest(distinct, transfer_set)
         known = [name for name in now if name in bound]
         refuse_differences({name: bound[name] for name in known}, {name: now[name] for name in known}, self.store.place)
         for view in range(transfer_set.views or 1) if varies else (None,):
@@ -118,6 +124,14 @@ class StoredTeacher:
         scores = _on(self.store.lookup(ids, view), ids.device)
         features = {layer: self.store.features(ids, layer, view).to(ids.device) for layer in self.layers}
         return Signals(scores, features)
+
+
+def _set_digest(distinct: Tensor, transfer_set: TransferSet) -> str:
+    """A set's examples and supervised positions, as the facts say them that labels are bound to."""
+    found = sha256(distinct.numpy().tobytes())
+    supervised = transfer_set.known_labels != NO_LABEL
+    found.update(supervised.index_select(0, transfer_set.ids.argsort(stable=True)).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _in_words(augment: Any) -> str:
