@@ -133,7 +133,7 @@ def test_label_then_run(tutelage: Any, project: Path) -> None:
     assert "labels: the logits of all 3 classes in float32" in words
     assert "bytes an example" in words
     assert "of which the teacher itself took" in words
-    assert "on 10 random rows a student’s gradient is 0% away" in words
+    assert "on 64 random rows a student’s gradient of forward KL at T = 1 is 0% away" in words
     assert "asked again about 8 random examples: nothing differs" in words
     assert "labelling 75 examples, into runs/blobs/labels" in " ".join(told.err.split())
     assert "[1/1] labels: 75 rows in" in told.err
@@ -146,7 +146,7 @@ def test_label_then_run(tutelage: Any, project: Path) -> None:
     assert tutelage("run", "config.yaml").code == 0
     record = json.loads(Path("runs/blobs/result.json").read_text())["labels"]
     assert (record["store"], record["written"]) == ("labels", "before this run")
-    assert record["certificate"]["rows"] == 10
+    assert record["certificate"]["rows"] == 64
     page = Path("runs/blobs/report.html").read_text()
     assert 'id="labels"' in page
     assert "The teacher was asked once about 75 examples, before this run" in page

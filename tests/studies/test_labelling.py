@@ -564,6 +564,7 @@ def test_other_examples_are_looked_at_each_time(tmp_path: Path) -> None:
     for _ in range(6):
         spot_check(store, teacher, train)
     assert len(torch.cat(teacher.asked).unique()) > 20
+    assert spot_check(store, good_teacher(), train).worst == 0, "a module is a teacher, as for label"
     spot_check(store, teacher, train, seed=1)
     spot_check(store, teacher, train, seed=1)
     assert torch.equal(*teacher.asked[-2:])

@@ -13,14 +13,14 @@ from sweeps import QUICK, RANGES, search
 from tiny import CLASSES, TRAINING, WIDTH, CountingTeacher, blobs, good_teacher, splits, student, study
 from torch import nn
 
-from tutelage import KL, CrossEntropy
-from tutelage.data import GaussianNoise
+from tutelage import KL, CrossEntropy, ModuleTeacher, TransferSet
+from tutelage.data import GaussianNoise, Splits
 from tutelage.errors import ConfigError
 from tutelage.objectives import Divergence
 from tutelage.studies import Assistant, BornAgain, Chain, Member, Study, TeacherTraining
-from tutelage.studies.planning import plan_study
+from tutelage.studies.planning import measuring, plan_study
 from tutelage.studies.planning.asks import Asks, asks_of, asks_of_sweep, budget_of
-from tutelage.studies.planning.measuring import Steps, free_memory
+from tutelage.studies.planning.measuring import Steps, ask_some, free_memory, time_form
 from tutelage.studies.planning.plan import Measured, disk_of, teacher_here, temperature_of
 from tutelage.studies.planning.ways import Costs, FormCost, Limits, Spread, Way, lasting, pick, size, ways_of
 from tutelage.studies.stored_labels import Labels
@@ -364,6 +364,57 @@ class Wide(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.layer(inputs)
+
+
+class Tokens(nn.Module):
+    """Logits [B, T, 6]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(6, 6)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.table(input_ids)
+
+
+def test_the_answers_that_are_held_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,024 answers of 512 tokens and 49,152 classes are 100 GB: a plan would end in the out-of-memory killer."""
+    monkeypatch.setattr(measuring, "MOST_BYTES", 3 * 16 * 4 * CLASSES)
+    assert ask_some(ModuleTeacher(good_teacher()), blobs(600, 1), 16, ()).examples == 3 * 16
+    monkeypatch.setattr(measuring, "MOST_BYTES", 1)
+    assert ask_some(ModuleTeacher(good_teacher()), blobs(600, 1), 16, ()).examples == 16
+
+
+def test_a_form_is_measured_where_examples_have_no_rows(tmp_path: Path) -> None:
+    """A certificate that happened on them told the user that the form could not be."""
+    labels = torch.full((12, 6), -100)
+    labels[1::2, :3] = 1
+    train = TransferSet(torch.randint(6, (12, 6), generator=torch.Generator().manual_seed(3)), labels)
+    answers = ask_some(ModuleTeacher(Tokens()), train, 1, ())
+    for kept in (Labels(), Labels("sampled", draws=8, temperature=1.0)):
+        found = time_form(ModuleTeacher(Tokens()), train, answers, kept, tmp_path)
+        assert found.once.median > 0
+
+
+def test_a_slow_teacher_is_not_asked_for_a_whole_certificate(tmp_path: Path) -> None:
+    """A teacher of a second an example would take two minutes of a plan for that alone."""
+    teacher, train = CountingTeacher(good_teacher()), blobs(200, 1)
+    answers = ask_some(teacher, train, 16, ())
+    slow = replace(answers, label=once(measuring.LABEL_SECONDS / 4))
+    before = len(teacher.asked)
+    found = time_form(teacher, train, slow, Labels(spot_check=0), tmp_path)
+    assert sum(map(len, teacher.asked[before:])) == 4
+    assert found.once.median > 0
+
+
+def test_language_models_are_not_planned_for(tmp_path: Path) -> None:
+    """Refused with "reshape inside the model", their user would look for the mistake in the model."""
+    tokens = torch.zeros(30, 5, dtype=torch.int64)
+    parts = Splits(*[TransferSet(tokens + part, tokens.clone()) for part in range(3)])
+    with pytest.raises(ConfigError, match="cannot teach language models yet"):
+        plan_study(study(splits=parts, teacher=Tokens(), student=Tokens), tmp_path)
+    with pytest.raises(ConfigError, match="cannot teach language models yet"):
+        study(splits=parts, teacher=Tokens(), student=Tokens, labels=Labels())
 
 
 def test_what_is_measured_fits_the_study(tmp_path: Path) -> None:

@@ -90,13 +90,25 @@ def certificate_words(record: Record) -> str:
             "not measured: the teacher says the same of all the rows that were looked at" if found else "not measured"
         )
     rows = f"on {plural(int(number(found.get('rows')) or 0), 'random row')}"
-    off = f"{rows} a student’s gradient is {_percent(error)} away from the one that the teacher itself would give"
+    heat = f"{number(found.get('temperature')) or 1.0:g}"
+    term = f"{text(found.get('divergence'), 'forward_kl').replace('_kl', ' KL').replace('_', ' ')} at T = {heat}"
+    off = f"{rows} a student’s gradient of {term} is {_percent(error)} away from the one that the teacher itself would give"
     if text(found.get("form")) == "sampled":
         unbiased = noise is not None and bias <= noise
-        mean = f"less than can be told from none ({_percent(noise or 0.0)})" if unbiased else _percent(bias)
-        return f"{off}, row by row; that is chance, which averages out over rows and epochs: what stays is {mean}"
+        mean = (
+            f"nothing stays that could be told from 0 (±{_percent(noise or 0.0)})"
+            if unbiased
+            else f"{_percent(bias)} stays"
+        )
+        return (
+            f"{off}, row by row; that is chance, which averages out over rows, and not over epochs, which hear the same "
+            f"draws: over other draws {mean}"
+        )
     if text(found.get("form")) == "top_k":
-        return f"{off}, for the classes that were not kept; no number of rows averages that away"
+        return (
+            f"{off}, for the classes that were not kept; no number of rows averages that away, and divergences other than forward KL can "
+            "lose far more"
+        )
     return off
 
 
@@ -106,13 +118,16 @@ def spot_words(record: Record) -> str:
     rows, worst, slack = (number(found.get(key)) for key in ("rows", "worst", "tolerance"))
     if rows is None or worst is None or slack is None:
         return "none was asked for"
-    dense = text(mapping(record.get("form")).get("kind")) == "dense"
-    what = "of a row’s largest logit" if dense else "of a row’s probability"
+    form = mapping(record.get("form"))
+    what = "of a row’s spread" if text(form.get("kind")) == "dense" else "of a row’s probability"
     most = f"at most {_percent(worst)} {what} differs" if worst > 0 else "nothing differs"
+    looked_at = ", features included" if sequence(form.get("features")) else ""
     again = (
         f"the live teacher was asked again about {plural(int(number(found.get('examples')) or 0), 'random example')}"
     )
-    return f"{again}: {most} (rounding explains {_percent(slack)})"
+    moved, may_move = number(found.get("moved")), number(found.get("may_move"))
+    drawn = f", {moved:,.0f} of {plural(int(rows), 'row')} drawn otherwise" if moved and may_move is not None else ""
+    return f"{again}{looked_at}: {most}{drawn} (rounding explains {_percent(slack)}{f' in {may_move:,.0f}' if drawn else ''})"
 
 
 def _percent(share: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import TeacherError
@@ -15,7 +15,7 @@ from tutelage.labels import Form, LabelStore
 from tutelage.signals import AnyScores, HeadLogits, MixtureLogits, SparseTargets
 from tutelage.studies.certifying import answers_in_form, showing_layers
 from tutelage.studies.label_binds import OtherLabelsError, rows_in
-from tutelage.teachers import Teacher
+from tutelage.teachers import Teacher, as_teacher
 
 #: What the order of sums may move a logit by in float32, relative to the row's spread: other batches, threads, libraries.
 _LIVE = 1e-3
@@ -54,7 +54,12 @@ class SpotCheck:
 
 
 def spot_check(
-    store: LabelStore, teacher: Teacher, transfer_set: TransferSet, examples: int = 8, *, seed: int | None = None
+    store: LabelStore,
+    teacher: Teacher | nn.Module,
+    transfer_set: TransferSet,
+    examples: int = 8,
+    *,
+    seed: int | None = None,
 ) -> SpotCheck:
     """Ask the live teacher again about a few random examples, and hold its answers and features against the stored ones.
 
@@ -62,7 +67,7 @@ def spot_check(
 
     Args:
         store: the labels.
-        teacher: whose they are said to be.
+        teacher: whose they are said to be, or a module to be one.
         transfer_set: the examples, with as many views as were labelled.
         examples: how many; of those that have rows and are in the store.
         seed: of their choice; None for others at each call.
@@ -73,7 +78,7 @@ def spot_check(
     form, layers = store.manifest.form, store.manifest.form.features
     batch = _chosen(store, transfer_set, examples, seed)
     with torch.no_grad():
-        said = showing_layers(teacher, layers).signals(batch)
+        said = showing_layers(as_teacher(teacher), layers).signals(batch)
     assert said.logits is not None  # a store was made of this teacher's
     ids, view = batch["ids"], batch.get("view")
     row_ids = ids.repeat_interleave(rows_in(batch["labels"]))

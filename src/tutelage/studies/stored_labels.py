@@ -91,8 +91,9 @@ class Labels:
         """The transfer set with as many views as are kept.
 
         Raises:
-            ConfigError: random views without a number of them, or a number where nothing is random.
+            ConfigError: rows that are tokens; random views without a number of them, or a number where nothing is random.
         """
+        refuse_tokens(train)
         if train.teacher_varies and self.views is None:
             raise ConfigError(
                 "labels are to be kept, and what the teacher sees of an example is random: no number of stored answers would do for ever "
@@ -109,6 +110,20 @@ class Labels:
         seen = replace(train, views=self.views)
         seen.__dict__["ids"] = train.ids
         return seen
+
+
+def refuse_tokens(train: TransferSet) -> None:
+    """Say beforehand that a study's students are classifiers.
+
+    Raises:
+        ConfigError: rows are tokens.
+    """
+    if train.token_level:
+        raise ConfigError(
+            "the transfer set's rows are tokens, and a study (tutelage run, label, plan) cannot teach language models yet: its arms are "
+            "judged as classifiers, an answer to each example. In Python tutelage.studies.label keeps the answers of a language model, "
+            "and DistillationTrainer trains a student from StoredTeacher(store)"
+        )
 
 
 def check_kept(

@@ -36,7 +36,7 @@ from tutelage.studies.planning.measuring import (
     time_steps,
 )
 from tutelage.studies.planning.ways import Costs, FormCost, Limits, pick, ways_of
-from tutelage.studies.stored_labels import Labels, check_form
+from tutelage.studies.stored_labels import Labels, check_form, refuse_tokens
 from tutelage.studies.study import Study
 from tutelage.studies.sweeping.search import Search
 from tutelage.teachers import ANSWER_BUDGET, EnsembleTeacher, ModuleTeacher, Teacher, why_not_kept
@@ -87,6 +87,7 @@ def plan_study(
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     folder = Path(out)
+    refuse_tokens(study.splits.train)
     study._check(folder)  # pyright: ignore[reportPrivateUsage]  # what its run would do first
     teacher, source = teacher_here(study, folder)
     asks = _asked(study, teacher, search)
