@@ -224,6 +224,15 @@ def test_a_nan_names_the_text(tmp_path):
     assert any(hex_id(int(data.ids[row])) in str(caught.value) for row in rows)
 
 
+def test_a_nan_in_a_teachers_head_is_the_teachers(tmp_path):
+    """Its hidden states are finite: told to lower the learning rate, a user would look for weeks in the wrong model."""
+    teacher = llama(2, width=12)
+    with torch.no_grad():
+        teacher.lm_head.weight[7] = math.nan
+    with pytest.raises(NonFiniteError, match="the teacher's own scores are not finite"):
+        token_trained(tmp_path, teacher=teacher)
+
+
 def test_a_teachers_nan_names_the_text():
     """A NaN in a hidden state is one in every logit of its row."""
     teacher, data = llama(), texts()

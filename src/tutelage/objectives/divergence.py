@@ -223,7 +223,7 @@ def check_classes(teacher: int, student: int) -> None:
         raise TeacherError(
             f"teacher has {teacher:,} classes, student {student:,}: rows cannot be compared, and a truncated or padded "
             "one would put the teacher's mass on other classes; resize the student's head, or say which classes both know: "
-            f"class_map=ClassMap(student={min(teacher, student):,}, teacher={min(teacher, student):,}) where the first ones are the same, "
+            f"class_map=ClassMap(student={min(teacher, student):_}, teacher={min(teacher, student):_}) where the first ones are the same, "
             "in a config teacher.classes"
         )
 

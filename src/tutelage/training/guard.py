@@ -57,6 +57,12 @@ def non_finite_error(
             scores = class_map.of_student(scores)
             if said is not None and said.logits is not None:
                 said = Signals(class_map.of_teacher(said.logits), said.features)
+        wrong = _bad_teacher(said)
+        if wrong is not None and bool(wrong.any()):
+            findings.append(
+                f"the teacher's own scores are not finite for {name_examples(ids[wrong])}; look at its weights"
+            )
+            continue
         findings += _bad_components(objective, Signals(scores, features), said, rows_of(batch), progress)
     if not findings:
         ids = torch.cat([batch["ids"] for batch in batches])
@@ -111,6 +117,21 @@ def _bad_components(
         if bad and bool((every := torch.cat(bad)).any()):
             findings.append(f"component {component.name!r} is not finite for {name_examples(rows['ids'][every])}")
     return findings
+
+
+def _bad_teacher(said: Signals | None) -> Tensor | None:
+    """``[N]`` bool: rows in which a teacher's head, multiplied out for some rows at a time, makes NaN or +inf of finite hidden states.
+
+    Other teachers' scores were looked at where they were given.
+    """
+    scores = said.logits if said is not None else None
+    if not isinstance(scores, HeadLogits):
+        return None
+    size = max(_BLOCK // scores.classes, 1)
+    parts = [slice(start, start + size) for start in range(0, row_count(scores), size)]
+    return torch.cat(
+        [bad_rows(Logits(whole(some_rows(scores, of), "a teacher").at(1.0))) for of in parts] or [torch.zeros(0).bool()]
+    )
 
 
 def _all_finite(module: nn.Module) -> bool:
