@@ -229,3 +229,35 @@ def test_a_weight_that_is_made_of_others_is_taken_from_the_models_own_pass(how: 
         with torch.no_grad():
             for values in model.head.parameters():
                 values.mul_(1.5)
+
+
+class Wrapped(nn.Module):
+    """As much of DDP as can be told from outside."""
+
+    device_ids, static_graph = None, False
+
+    def __init__(self, module: nn.Module, find_unused_parameters: bool) -> None:
+        super().__init__()
+        self.module, self.find_unused_parameters = module, find_unused_parameters
+
+    def forward(self, x: torch.Tensor, aside: torch.Tensor) -> torch.Tensor:
+        return self.module(x, aside)
+
+
+def test_a_wrapper_that_copies_outputs_gets_no_view_of_all_columns():
+    """DDP clones what the model returns where it looks for unused parameters: the copy would be all logits."""
+    view = {"x": INPUTS, "aside": ROWS}
+    model = Wide()
+    assert find_head(Wrapped(model, True), view) is None
+    assert find_head(Wrapped(model, False), view) is not None
+
+
+def test_on_several_processes_a_pass_is_not_made_again():
+    """One process alone would run the model twice, and all would wait for one another for ever."""
+    model = Wrapped(Wide(AFTER["a mask of some inputs"]), False).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Use of masked_fill_ on expanded")
+        scores, _ = scores_and_features(model, {"x": INPUTS, "aside": torch.ones(8)}, ROWS)
+        assert isinstance(scores, HeadLogits)
+        with pytest.raises(ModelError, match="on several processes the pass cannot be made again"):
+            scores_and_features(model, {"x": INPUTS, "aside": torch.full((8,), 5.0)}, ROWS)

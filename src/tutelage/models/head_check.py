@@ -20,6 +20,8 @@ _FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multi
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "final_logit_softcap", "softcap")
 
 _PROBED_TOKENS = 4
+#: How many sizes the known numbers have: a prime, so that rows of logits differ.
+_SIZES = 997
 #: What a scale and a cap may cost, in roundings of the logits' dtype.
 _ROUNDINGS = 4
 #: What sums of products in float32 or better may cost beside the rounding of what goes in and comes out.
@@ -61,9 +63,9 @@ def verified(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool
     difference = probed.difference()
     if difference is None:
         ways = _ways(unwrapped(model))
-        best = min(ways, key=lambda way: probed.off(*way))
-        if probed.off(*best) <= 1.0:
-            return Verified(candidate, candidate, *best)
+        apart, best = min((probed.off(*way), index) for index, way in enumerate(ways))
+        if apart <= 1.0:
+            return Verified(candidate, candidate, *ways[best])
         difference = probed.difference_after(ways)
     if not named:
         return Verified(candidate, None)
@@ -176,10 +178,11 @@ def _probe(model: nn.Module, inputs: Inputs, candidate: nn.Linear, named: bool) 
 def known_numbers(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers from 0.01 to 300 of both signs: small ones tell a scale, large ones a cap. Never coarser than float32, so that
     what comes back tells a scale of 1.02 from 1 in a model of half precision too."""
-    steps = torch.arange(shape.numel(), device=device)
+    steps = torch.arange(2 * _SIZES, device=device)
     # a lone number shall tell both, so the first is neither small nor large
-    sizes = 10 ** (2.5 - 4.5 * ((400 + 618 * steps) % 1000) / 1000)
-    return torch.where(steps % 2 == 0, sizes, -sizes).to(torch.promote_types(dtype, torch.float32)).view(shape)
+    sizes = 10 ** (2.5 - 4.5 * ((399 + 616 * steps) % _SIZES) / _SIZES)
+    numbers = torch.where(steps % 2 == 0, sizes, -sizes).to(torch.promote_types(dtype, torch.float32))
+    return numbers.repeat(shape.numel() // len(numbers) + 1)[: shape.numel()].view(shape)
 
 
 def a_little(inputs: Inputs, short: bool, examples: int = 1) -> Inputs:
