@@ -527,9 +527,10 @@ def test_a_common_offset_hides_nothing(tmp_path: Path, dtype: str, by: float) ->
     """Relative to a logit of 500 any difference between the classes is small."""
     train = blobs(30, 1)
     store = label(Off(), train, tmp_path / "labels", Form("dense", CLASSES, dtype=dtype))
-    assert spot_check(store, ModuleTeacher(Off()), train).worst < 0.1
+    found = spot_check(store, ModuleTeacher(Off()), train, 30)
+    assert found.worst <= found.tolerance < 0.5
     with pytest.raises(TeacherError, match="of its spread away"):
-        spot_check(store, ModuleTeacher(Off(by)), train)
+        spot_check(store, ModuleTeacher(Off(by)), train, 30)
 
 
 def test_masked_classes_are_compared_as_masks(tmp_path: Path) -> None:

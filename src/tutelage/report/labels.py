@@ -126,8 +126,9 @@ def spot_words(record: Record) -> str:
         f"the live teacher was asked again about {plural(int(number(found.get('examples')) or 0), 'random example')}"
     )
     moved, may_move = number(found.get("moved")), number(found.get("may_move"))
-    drawn = f", {moved:,.0f} of {plural(int(rows), 'row')} drawn otherwise" if moved and may_move is not None else ""
-    return f"{again}{looked_at}: {most}{drawn} (rounding explains {_percent(slack)}{f' in {may_move:,.0f}' if drawn else ''})"
+    drawn = f", {moved:,.0f} of {plural(int(rows), 'row')} drawn otherwise" if moved else ""
+    where = f" in {plural(int(may_move), 'row')}" if may_move is not None else ""
+    return f"{again}{looked_at}: {most}{drawn} (rounding explains {_percent(slack)}{where})"
 
 
 def _percent(share: float) -> str:

@@ -180,7 +180,8 @@ def _compared(kept: AnyScores, live: AnyScores, form: Form, said: AnyScores) -> 
     kept_NC, live_NC = _centred(kept_NC, known_NC), _centred(live_NC, known_NC)
     spread_N = live_NC.abs().amax(1).clamp_min(1.0)
     apart_N = ((kept_NC - live_NC).abs().amax(1) / spread_N).masked_fill(other_N, torch.inf)
-    rounding = 2 * torch.finfo(getattr(torch, form.dtype)).eps + 4 * own
+    # half of eps for the logit, half for the mean
+    rounding = torch.finfo(getattr(torch, form.dtype)).eps + 4 * own
     return _Apart(apart_N, _LIVE + rounding * (_largest(said).clamp_min(1.0) / spread_N), "of its spread")
 
 
