@@ -183,6 +183,15 @@ class LabelWriter:
         pairs = zip(ids.tolist(), views.tolist(), strict=True)
         return torch.from_numpy(finished) | torch.tensor([pair in self._waiting for pair in pairs], dtype=torch.bool)
 
+    def _new(self, ids: Tensor, views: Tensor) -> Tensor:
+        """Which of these are not here yet, bool ``[B]``; of equal ones the first."""
+        new = ~self._has(ids, views)
+        seen: set[tuple[int, int]] = set()
+        for place, pair in enumerate(zip(ids.tolist(), views.tolist(), strict=True)):
+            new[place] &= pair not in seen
+            seen.add(pair)
+        return new
+
     def add(
         self,
         ids: Tensor,
@@ -219,11 +228,7 @@ class LabelWriter:
         block, members = encode(form, scores, row_ids)
         kept = encode_features(form, features, row_ids, self._manifest.feature_shapes)
         self._settle(members, {layer: tuple(values.shape[1:]) for layer, values in kept.items()})
-        new = ~self._has(ids, views)
-        seen: set[tuple[int, int]] = set()
-        for place, pair in enumerate(zip(ids.tolist(), views.tolist(), strict=True)):
-            new[place] &= pair not in seen
-            seen.add(pair)
+        new = self._new(ids, views)
         if not bool(new.all()):
             chosen = new.repeat_interleave(rows)
             block = block.take(np.flatnonzero(chosen.numpy()))
