@@ -134,7 +134,7 @@ def head_inputs(model: nn.Module, inputs: Inputs, head: Head, **options: Any) ->
     return caught.hidden(output), output
 
 
-class TouchedError(ModelError):
+class TouchedError(TutelageError, RuntimeError):
     """In this pass the model did something else to its head's outputs than was found out about it."""
 
 
