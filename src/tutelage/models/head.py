@@ -134,7 +134,7 @@ def head_inputs(model: nn.Module, inputs: Inputs, head: Head, **options: Any) ->
     return caught.hidden(output), output
 
 
-class TouchedError(TutelageError, RuntimeError):
+class TouchedError(RuntimeError):
     """In this pass the model did something else to its head's outputs than was found out about it."""
 
 
@@ -207,7 +207,7 @@ def bypassed(model: nn.Module, head: Head) -> Generator[Caught]:
         try:
             yield caught
         except (IndexError, RuntimeError, ValueError, Warning) as error:
-            if not caught.given or isinstance(error, TutelageError | torch.OutOfMemoryError):
+            if not caught.given or isinstance(error, TutelageError | TouchedError | torch.OutOfMemoryError):
                 raise
             raise TouchedError(
                 f"{type(unwrapped(model)).__name__} failed after its head, which was left out ({error}); use the model's own logits"
