@@ -24,6 +24,10 @@ class TeacherError(TutelageError, ValueError):
     """A teacher's signals cannot be learnt from: NaN, another class count, unknown examples."""
 
 
+class OtherLabelsError(TeacherError):
+    """A label store holds other labels than are asked for."""
+
+
 class ObjectiveError(TutelageError, ValueError):
     """An objective is ill-formed, or needs a signal that nobody gives."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data import Chain, Tokenise, TransferSet
-from tutelage.errors import TeacherError
+from tutelage.errors import OtherLabelsError, TeacherError
 from tutelage.labels import Form, LabelStore
 from tutelage.labels.manifest import Manifest, refuse_differences
 from tutelage.models import count_parameters
@@ -35,10 +35,6 @@ _ASIDE = {
     *("transformers_version", "architectures", "dtype", "torch_dtype"),
     *("use_cache", "problem_type", "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id"),
 }
-
-
-class OtherLabelsError(TeacherError):
-    """A store holds other labels than are asked for."""
 
 
 def label_binds(teacher: Teacher, transfer_set: TransferSet, form: Form) -> Json:

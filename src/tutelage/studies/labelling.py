@@ -232,7 +232,9 @@ def _write(asking: _Asking, writer: LabelWriter, missing: Mapping[int | None, Te
     for view, places in missing.items():
         for batch, said, counts in asking.answers(places, view):
             assert said.logits is not None
-            writer.add(batch["ids"], batch.get("view"), counts, said.logits, said.features or None)
+            labels = batch["labels"]
+            rows_at = counts if labels.ndim == 1 else labels != NO_LABEL
+            writer.add(batch["ids"], batch.get("view"), rows_at, said.logits, said.features or None)
             rows += int(counts.sum())
             watched.advance(int(counts.sum()))
     return {

@@ -14,11 +14,11 @@ import torch
 from filelock import FileLock
 
 from tutelage.data import Batch, TransferSet
-from tutelage.errors import TeacherError
+from tutelage.errors import OtherLabelsError, TeacherError
 from tutelage.labels import Form
 from tutelage.signals import ClassScores, MixtureLogits, Signals
 from tutelage.studies.arm import Progress, Silent
-from tutelage.studies.label_binds import OtherLabelsError, rows_in
+from tutelage.studies.label_binds import rows_in
 from tutelage.studies.labelling import label
 from tutelage.teachers import (
     ANSWER_BUDGET,

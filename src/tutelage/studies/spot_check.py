@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data import Batch, TransferSet, hex_id
-from tutelage.errors import TeacherError
+from tutelage.errors import OtherLabelsError, TeacherError
 from tutelage.labels import Form, LabelStore
 from tutelage.signals import AnyScores, HeadLogits, MixtureLogits, SparseTargets
 from tutelage.studies.certifying import answers_in_form, showing_layers
-from tutelage.studies.label_binds import OtherLabelsError, rows_in
+from tutelage.studies.label_binds import rows_in
 from tutelage.teachers import Teacher, as_teacher
 
 #: What the order of sums may move a logit by in float32, relative to the row's spread: other batches, threads, libraries.
