@@ -86,3 +86,24 @@ def row_count(scores: AnyScores) -> int:
     if isinstance(scores, MixtureLogits):
         return scores.members.shape[1]
     return (scores.ids if isinstance(scores, SparseTargets) else scores.at(1.0)).shape[0]
+
+
+@overload
+def scores_on(scores: Logits | HeadLogits, device: torch.device) -> Logits | HeadLogits: ...
+@overload
+def scores_on(scores: SparseTargets, device: torch.device) -> SparseTargets: ...
+@overload
+def scores_on(scores: AnyScores, device: torch.device) -> AnyScores: ...
+def scores_on(scores: AnyScores, device: torch.device) -> AnyScores:
+    """The same scores on a device; a kind that cannot be moved as it is becomes its logits there."""
+    if isinstance(scores, Logits):
+        return Logits(scores.values.to(device))
+    if isinstance(scores, HeadLogits):
+        bias = None if scores.bias is None else scores.bias.to(device)
+        return replace(scores, hidden=scores.hidden.to(device), weight=scores.weight.to(device), bias=bias)
+    if isinstance(scores, MixtureLogits):
+        return MixtureLogits(scores.members.to(device), scores.weights.to(device))
+    if isinstance(scores, SparseTargets):
+        entropy = None if scores.entropy is None else scores.entropy.to(device)
+        return replace(scores, ids=scores.ids.to(device), probs=scores.probs.to(device), entropy=entropy)
+    return Logits(scores.at(1.0).to(device))

@@ -209,12 +209,13 @@ def test_an_unknown_example_is_named(tmp_path):
         store.lookup(ids.float())
 
 
-def refused(form, scores, match, **options):
-    """A writer at ``memory://`` refuses one answer."""
+def refused(form, scores, match, **options) -> int:
+    """How many examples a writer at ``memory://`` kept of an answer that it refused."""
     count = len(scores.ids) if isinstance(scores, SparseTargets) else len(scores.at(1.0))
     ids = content_ids(count)
     with pytest.raises(TeacherError, match=match):
         write(f"memory://refused-{abs(hash(match))}", form, ids, scores, **options)
+    return sum(shard.examples for shard in LabelStore.open(f"memory://refused-{abs(hash(match))}").manifest.shards)
 
 
 def test_values_that_cannot_be_kept_are_refused():
@@ -222,39 +223,54 @@ def test_values_that_cannot_be_kept_are_refused():
     for bad in (torch.nan, torch.inf):
         values = logits(5)
         values[3, 1] = bad
-        refused(Form("dense", CLASSES), Logits(values), f"{int(content_ids(5)[3]) & (2**64 - 1):016x} is {bad}")
+        assert (
+            refused(Form("dense", CLASSES), Logits(values), f"{int(content_ids(5)[3]) & (2**64 - 1):016x} is {bad}")
+            == 0
+        )
     values = logits(5)
     values[2] = -torch.inf
-    refused(Form("dense", CLASSES), Logits(values), "is -inf")
+    assert refused(Form("dense", CLASSES), Logits(values), "is -inf") == 0
     values = logits(5)
     values[4, 0] = -70_000.0
-    refused(Form("dense", CLASSES), Logits(values), "is -70000: float16 holds at most 65,504 .* bfloat16 or float32")
-    refused(Form("dense", CLASSES), Logits(logits(5, 8)), "has 8 classes, the label store 7")
+    assert (
+        refused(
+            Form("dense", CLASSES), Logits(values), "is -70000: float16 holds at most 65,504 .* bfloat16 or float32"
+        )
+        == 0
+    )
+    assert refused(Form("dense", CLASSES), Logits(logits(5, 8)), "has 8 classes, the label store 7") == 0
     bad_features = {"h": torch.full((5, 2), 1e6)}
     form = Form("dense", CLASSES, features=("h",), feature_dtype="float16")
-    refused(form, Logits(logits(5)), "feature_dtype bfloat16", features=bad_features)
-    refused(form, Logits(logits(5)), "feature of 'h' .* is nan", features={"h": torch.full((5, 2), torch.nan)})
-    refused(form, Logits(logits(5)), "was not given 'h'")
-    refused(form, Logits(logits(5)), "for 5 rows", features={"h": torch.zeros(4, 2)})
+    assert refused(form, Logits(logits(5)), "feature_dtype bfloat16", features=bad_features) == 0
+    assert (
+        refused(form, Logits(logits(5)), "feature of 'h' .* is nan", features={"h": torch.full((5, 2), torch.nan)}) == 0
+    )
+    assert refused(form, Logits(logits(5)), "was not given 'h'") == 0
+    assert refused(form, Logits(logits(5)), "for 5 rows", features={"h": torch.zeros(4, 2)}) == 0
 
 
 def test_answers_of_another_form_are_refused():
     """Read as another form, temperature or number of draws, the targets would be another distribution."""
     targets, form = drawn(peaked(3, 30), draws=10), Form("sampled", 30, temperature=1.0, draws=10)
-    refused(form, Logits(logits(3, 30)), "was given Logits, which is dense")
-    refused(Form("dense", 30), targets, "sampled at T = 1, the label store keeps dense logits")
-    refused(Form("sampled", 30, temperature=2.0, draws=10), targets, "keeps sampled at T = 2")
-    refused(Form("top_k", 30, temperature=1.0, k=30), targets, "keeps top_k at T = 1")
-    refused(Form("sampled", 30, temperature=1.0, draws=15), targets, "counts of 15 draws")
-    refused(
-        Form("top_k", 30, temperature=1.0, k=2), most_probable(peaked(3, 30), 3), "keeps 3 classes, the form at most 2"
+    assert refused(form, Logits(logits(3, 30)), "was given Logits, which is dense") == 0
+    assert refused(Form("dense", 30), targets, "sampled at T = 1, the label store keeps dense logits") == 0
+    assert refused(Form("sampled", 30, temperature=2.0, draws=10), targets, "keeps sampled at T = 2") == 0
+    assert refused(Form("top_k", 30, temperature=1.0, k=30), targets, "keeps top_k at T = 1") == 0
+    assert refused(Form("sampled", 30, temperature=1.0, draws=15), targets, "counts of 15 draws") == 0
+    assert (
+        refused(
+            Form("top_k", 30, temperature=1.0, k=2),
+            most_probable(peaked(3, 30), 3),
+            "keeps 3 classes, the form at most 2",
+        )
+        == 0
     )
     targets.probs[1, 0] = torch.nan
-    refused(form, targets, "a probability .* is nan")
+    assert refused(form, targets, "a probability .* is nan") == 0
     beyond = SparseTargets(torch.tensor([[30]]), torch.ones(1, 1), 30, 1.0, "sampled")
-    refused(form, beyond, "a kept class is 30")
+    assert refused(form, beyond, "a kept class is 30") == 0
     unknown = SparseTargets(torch.tensor([[3]]), torch.ones(1, 1), 30, 1.0, "sampled", torch.tensor([torch.nan]))
-    refused(form, unknown, "an entropy .* is nan")
+    assert refused(form, unknown, "an entropy .* is nan") == 0
 
 
 def test_features_of_two_shapes_are_refused(tmp_path):

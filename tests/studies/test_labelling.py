@@ -440,10 +440,16 @@ def test_a_models_config_is_part_of_the_teacher() -> None:
 def test_labels_do_not_depend_on_the_students_labels_or_metadata(tmp_path: Path) -> None:
     """Labelling an hour again because a label was mended or a slice was added would be asking for nothing."""
     train = blobs(30, 1)
-    label(good_teacher(), train, tmp_path / "labels", SAMPLED)
-    label(good_teacher(), train.with_labels(None), tmp_path / "labels", SAMPLED)
+    teacher = CountingTeacher(good_teacher())
+    label(teacher, train, tmp_path / "labels", SAMPLED)
+    kept = {path: path.read_bytes() for path in (tmp_path / "labels").rglob("*.parquet")}
+    assert kept
+    teacher.asked.clear()
+    label(teacher, train.with_labels(None), tmp_path / "labels", SAMPLED)
     shuffled = train.select(torch.randperm(30))
-    label(good_teacher(), shuffled, tmp_path / "labels", SAMPLED)
+    label(teacher, shuffled, tmp_path / "labels", SAMPLED)
+    assert {path: path.read_bytes() for path in (tmp_path / "labels").rglob("*.parquet")} == kept
+    assert sum(map(len, teacher.asked)) < 30
 
 
 # A study
@@ -534,7 +540,10 @@ def test_a_form_that_cannot_serve_is_refused_before_anything_is_asked(
 
 
 def test_top_k_serves_what_samples_cannot(tmp_path: Path) -> None:
-    run(tmp_path, objective=Divergence("reverse_kl"), labels=Labels("top_k", k=2, temperature=1.0), arms=["kd"])
+    labels = Labels("top_k", k=2, temperature=1.0)
+    result = run(tmp_path, objective=Divergence("reverse_kl"), labels=labels, arms=["kd"])
+    assert result["labels"]["form"]["kind"] == "top_k"
+    assert result["arms"]["kd"]["mean"]["accuracy"] > 0.6
 
 
 NOISE = GaussianNoise(0.5)

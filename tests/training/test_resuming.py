@@ -289,7 +289,9 @@ def test_a_view_that_is_a_function_resumes(tmp_path):
 
         return {**noisy(), "data": transfer_set(56, student_view=view, augment=lambda inputs, draws: inputs + 1)}
 
-    cut_and_resumed(tmp_path, (3,), build, **BASE)
+    found, _ = cut_and_resumed(tmp_path / "cut", (3,), build, **BASE)
+    undisturbed, _ = trained(tmp_path / "whole", **build(), **BASE)
+    assert_same_bits(found, undisturbed)
 
 
 def test_what_does_not_touch_the_weights_may_change(cut_off, tmp_path):

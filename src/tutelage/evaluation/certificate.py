@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from tutelage.labels.sampling import row_slices
 from tutelage.objectives.definitions import DEFINITIONS
 from tutelage.objectives.divergence import check_classes, row_divergence
 from tutelage.objectives.sparse import row_sparse
-from tutelage.rows import row_count, some_rows
+from tutelage.rows import row_count, scores_on, some_rows
 from tutelage.signals import AnyScores, ClassScores, Logits, SparseTargets
 
 #: (some rows of the teacher, their numbers among all rows int64 [n], which repeat) -> what a store would keep of them.
@@ -113,7 +112,9 @@ class _Asked(NamedTuple):
         student_NC = student_NC.detach().requires_grad_()
         with torch.enable_grad():
             if isinstance(teacher, SparseTargets):
-                value_N = row_sparse(self.name, student_NC, _on_cpu(teacher), self.temperature, self.parameters)
+                value_N = row_sparse(
+                    self.name, student_NC, scores_on(teacher, torch.device("cpu")), self.temperature, self.parameters
+                )
             else:
                 theirs_NC = teacher.at(self.temperature).cpu().double()
                 value_N = row_divergence(self.name, student_NC, theirs_NC, self.temperature, self.parameters)
@@ -210,8 +211,3 @@ def _marginal(scores: ClassScores, temperature: float) -> Tensor:
     for _, part in row_slices(scores):
         total_C += torch.softmax(part.at(temperature).double() / temperature, dim=-1).sum(0).cpu()
     return temperature * (total_C / total_C.sum()).log()[None]
-
-
-def _on_cpu(targets: SparseTargets) -> SparseTargets:
-    entropy = None if targets.entropy is None else targets.entropy.cpu()
-    return replace(targets, ids=targets.ids.cpu(), probs=targets.probs.cpu(), entropy=entropy)

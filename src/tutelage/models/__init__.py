@@ -3,7 +3,7 @@
 from tutelage.models.calling import class_logits, count_parameters, on_device
 from tutelage.models.layers import block_names, check_layers
 from tutelage.models.loading import ModelSource, import_from_file, load_model
-from tutelage.models.rows import bad_rows, scores_and_features, scores_on
+from tutelage.models.rows import bad_rows, scores_and_features
 from tutelage.models.tapping import logits_and_features
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "logits_and_features",
     "on_device",
     "scores_and_features",
-    "scores_on",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -113,13 +112,3 @@ def bad_rows(scores: Logits | HeadLogits) -> Tensor:
     if isinstance(scores, HeadLogits):
         return ~torch.isfinite(scores.hidden).all(dim=1)
     return (torch.isnan(scores.values) | (scores.values == torch.inf)).any(dim=1)
-
-
-def scores_on(scores: Logits | HeadLogits, device: torch.device) -> Logits | HeadLogits:
-    """The same scores on a device."""
-    if isinstance(scores, Logits):
-        return scores if scores.values.device == device else Logits(scores.values.to(device))
-    if scores.hidden.device == device and scores.weight.device == device:
-        return scores
-    bias = scores.bias.to(device) if scores.bias is not None else None
-    return replace(scores, hidden=scores.hidden.to(device), weight=scores.weight.to(device), bias=bias)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tutelage.data import Batch, hex_id, rows_of
 from tutelage.errors import TeacherError
-from tutelage.models import check_layers, on_device, scores_and_features, scores_on
+from tutelage.models import check_layers, on_device, scores_and_features
 from tutelage.models.detours import copied_buffers
-from tutelage.rows import row_count
+from tutelage.rows import row_count, scores_on
 from tutelage.signals import (
     Chosen,
     ClassScores,

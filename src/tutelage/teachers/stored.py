@@ -16,7 +16,8 @@ from tutelage.data import Batch, Chain, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.labels import LabelStore
 from tutelage.labels.manifest import refuse_differences
-from tutelage.signals import NO_LABEL, AnyScores, Logits, MixtureLogits, Signals, SparseTargets
+from tutelage.rows import scores_on
+from tutelage.signals import NO_LABEL, Signals
 
 GIB = 1024**3
 
@@ -121,7 +122,7 @@ class StoredTeacher:
         """
         ids, view = batch["ids"], batch.get("view")
         self._refuse_other_rows(ids, batch["labels"], view)
-        scores = _on(self.store.lookup(ids, view), ids.device)
+        scores = scores_on(self.store.lookup(ids, view), ids.device)
         features = {layer: self.store.features(ids, layer, view).to(ids.device) for layer in self.layers}
         return Signals(scores, features)
 
@@ -139,17 +140,3 @@ def _in_words(augment: Any) -> str:
     if isinstance(augment, Chain):
         return ", then ".join(_in_words(step) for step in augment.views)
     return "none" if augment is None else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(augment))
-
-
-def _on(scores: AnyScores, device: torch.device) -> AnyScores:
-    """The same scores on a device."""
-    if device.type == "cpu":
-        return scores
-    if isinstance(scores, MixtureLogits):
-        return MixtureLogits(scores.members.to(device), scores.weights.to(device))
-    if isinstance(scores, SparseTargets):
-        entropy = None if scores.entropy is None else scores.entropy.to(device)
-        return SparseTargets(
-            scores.ids.to(device), scores.probs.to(device), scores.classes, scores.temperature, scores.form, entropy
-        )
-    return Logits(scores.at(1.0).to(device))

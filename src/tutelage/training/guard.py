@@ -38,32 +38,7 @@ def non_finite_error(
     findings += [_spoilt_term(name, weights) for name, weights in objective.weights.items() if not _all_finite(weights)]
     layers = layers_needed(objective.needs, "student")
     for batch in batches:
-        with torch.no_grad():
-            scores, features = scores_and_features(model, batch["student"], batch["labels"], layers)
-        ids = rows_of(batch)["ids"]
-        bad = bad_rows(scores)
-        if bool(bad.any()):
-            findings.append(f"the student's own logits are not finite for {name_examples(ids[bad])}")
-            continue
-        found = [layer for layer in layers if not _fine_rows([features[layer]]).all()]
-        if found:
-            bad = ~_fine_rows([features[layer] for layer in found])
-            findings.append(
-                f"what the student's {', '.join(map(repr, found))} gave is not finite for {name_examples(ids[bad])}"
-            )
-            continue
-        said = teacher.signals(batch) if teacher is not None else None
-        if class_map is not None:
-            scores = class_map.of_student(scores)
-            if said is not None and said.logits is not None:
-                said = Signals(class_map.of_teacher(said.logits), said.features)
-        wrong = _bad_teacher(said)
-        if wrong is not None and bool(wrong.any()):
-            findings.append(
-                f"the teacher's own scores are not finite for {name_examples(ids[wrong])}; look at its weights"
-            )
-            continue
-        findings += _bad_components(objective, Signals(scores, features), said, rows_of(batch), progress)
+        findings += _of_batch(model, objective, teacher, batch, layers, progress, class_map)
     if not findings:
         ids = torch.cat([batch["ids"] for batch in batches])
         elsewhere = ", or another process names the examples" if torch.distributed.is_initialized() else ""
@@ -76,6 +51,37 @@ def non_finite_error(
         f"{'; '.join(dict.fromkeys(findings))}. Lower the learning rate, clip gradients (max_grad_norm), look at those examples, or "
         "train in float32"
     )
+
+
+def _of_batch(
+    model: nn.Module,
+    objective: Objective,
+    teacher: Teacher | None,
+    batch: Any,
+    layers: Sequence[str],
+    progress: float,
+    class_map: ClassMap | None,
+) -> list[str]:
+    """What is not finite of a batch, in words; what comes first, and spoils the rest, alone."""
+    with torch.no_grad():
+        scores, features = scores_and_features(model, batch["student"], batch["labels"], layers)
+    ids = rows_of(batch)["ids"]
+    bad = bad_rows(scores)
+    if bool(bad.any()):
+        return [f"the student's own logits are not finite for {name_examples(ids[bad])}"]
+    found = [layer for layer in layers if not _fine_rows([features[layer]]).all()]
+    if found:
+        bad = ~_fine_rows([features[layer] for layer in found])
+        return [f"what the student's {', '.join(map(repr, found))} gave is not finite for {name_examples(ids[bad])}"]
+    said = teacher.signals(batch) if teacher is not None else None
+    if class_map is not None:
+        scores = class_map.of_student(scores)
+        if said is not None and said.logits is not None:
+            said = Signals(class_map.of_teacher(said.logits), said.features)
+    wrong = _bad_teacher(said)
+    if wrong is not None and bool(wrong.any()):
+        return [f"the teacher's own scores are not finite for {name_examples(ids[wrong])}; look at its weights"]
+    return _bad_components(objective, Signals(scores, features), said, rows_of(batch), progress)
 
 
 def non_finite_weights(model: nn.Module) -> str | None:

@@ -14,10 +14,10 @@ from transformers import TrainingArguments
 
 from tutelage.data import Batch, TransferSet, rows_of
 from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
-from tutelage.models import bad_rows, scores_and_features, scores_on
+from tutelage.models import bad_rows, scores_and_features
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective
-from tutelage.rows import row_count
+from tutelage.rows import row_count, scores_on
 from tutelage.signals import NO_LABEL, ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
 from tutelage.teachers import ShowsLayers, Teacher
 from tutelage.training.guard import name_examples, non_finite_weights
