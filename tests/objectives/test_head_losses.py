@@ -188,6 +188,25 @@ def test_other_teachers_reach_the_head(kind) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
+def test_scores_of_a_users_own_kind_are_made_once() -> None:
+    """Made anew for each slice of a few rows, a teacher's own kind of scores would cost as many times its work."""
+    values, asked = multiplied(head(1, learns=False)), []
+
+    class Own:
+        classes = C
+
+        def at(self, temperature: float) -> torch.Tensor:
+            asked.append(temperature)
+            return values
+
+    mine = head(0)
+    total, _ = head_divergence(mine, Own(), temperature=2.0, blocks=Blocks(rows=2))
+    expected, _ = head_divergence(mine, Logits(values), temperature=2.0)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
+    # once to count the rows, once for the temperature
+    assert len(asked) <= 2
+
+
 @pytest.mark.parametrize("kept", [150, torch.arange(C + 8).flip(0)[:150]])
 def test_padded_vocabularies_meet_in_the_classes_they_share(kept) -> None:
     """Padding that took part in the softmax would get probability mass; a class out of order would be another word."""

@@ -21,8 +21,8 @@ from tutelage.objectives.head_block import BlockLosses, rows_said
 from tutelage.objectives.head_products import HeadGradients, HeadProducts
 from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.sparse import refuse_sparse
-from tutelage.rows import row_count
-from tutelage.signals import NO_LABEL, AnyScores, HeadLogits, Logits, MixtureLogits, SparseTargets
+from tutelage.rows import for_slices, row_count
+from tutelage.signals import NO_LABEL, AnyScores, ClassScores, HeadLogits, Logits, MixtureLogits, SparseTargets
 
 #: Bytes that the logits of a block of rows may take, on a CPU and on an accelerator.
 _CPU_MEMORY, _DEVICE_MEMORY = 256 << 20, 1 << 30
@@ -140,6 +140,8 @@ def head_losses(
     """
     _check(student, teacher, losses, labels, row_weights)
     factors_K = torch.as_tensor(factors, dtype=torch.float64).tolist()
+    if isinstance(teacher, ClassScores) and not isinstance(teacher, Logits | HeadLogits | MixtureLogits):
+        teacher = for_slices(teacher)
     job = _Job(student, teacher, tuple(losses), tuple(factors_K), labels, row_weights, blocks or Blocks())
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in _learning(student)):
         return _HeadLosses.apply(student.hidden, student.weight, student.bias, job)  # pyright: ignore[reportReturnType]
