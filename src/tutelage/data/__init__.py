@@ -1,6 +1,8 @@
 """The transfer set: stable ids, a student view, a teacher view and an optional label for each example."""
 
+from tutelage.data.completions import Completions, CompletionView, Layout
 from tutelage.data.ids import content_ids, hex_id
+from tutelage.data.ragged import Ragged
 from tutelage.data.randomness import Draws
 from tutelage.data.sources import SOURCES, DataSource, load_source
 from tutelage.data.splits import Splits, keep_labels, noisy_labels, split
@@ -22,12 +24,16 @@ __all__ = [
     "SOURCES",
     "Batch",
     "Chain",
+    "CompletionView",
+    "Completions",
     "DataSource",
     "Draws",
     "GaussianNoise",
     "HorizontalFlip",
+    "Layout",
     "Normalise",
     "PerExample",
+    "Ragged",
     "RandomShift",
     "Splits",
     "Tokenise",

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: The raw inputs of a set, before any view: a tensor ``[B, ...]``, named tensors ``[B, ...]``, or B texts.
-RawInputs = Tensor | Mapping[str, Tensor] | Sequence[str]
+from tutelage.data.completions import Completions
+
+#: The raw inputs of a set, before any view: a tensor ``[B, ...]``, named tensors ``[B, ...]``, B texts, or B prompts and completions.
+RawInputs = Tensor | Mapping[str, Tensor] | Sequence[str] | Completions
 
 
 def content_ids(inputs: RawInputs) -> Tensor:
@@ -19,7 +21,7 @@ def content_ids(inputs: RawInputs) -> Tensor:
     Equal examples have equal ids. The id depends on dtype and shape as well as on the bytes.
 
     Args:
-        inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]``, or B strings.
+        inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]``, B strings, or B prompts and completions.
 
     Returns:
         int64 ``[B]``.
@@ -28,6 +30,8 @@ def content_ids(inputs: RawInputs) -> Tensor:
         return _digest_rows([("", inputs)])
     if isinstance(inputs, Mapping):
         return _digest_rows(sorted(inputs.items()))
+    if isinstance(inputs, Completions):
+        return inputs.ids()
     return torch.tensor(
         [_as_int64(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()) for text in inputs],
         dtype=torch.int64,

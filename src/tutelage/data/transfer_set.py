@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tutelage.data.completions import Completions, CompletionView, Layout, Seen
 from tutelage.data.ids import RawInputs, content_ids
+from tutelage.data.ragged import Ragged
 from tutelage.data.randomness import Draws
 from tutelage.data.views import View, is_random, take
 from tutelage.errors import DataError
@@ -30,7 +32,9 @@ class Batch(TypedDict):
 
     ``ids[B]`` int64 content ids · ``labels[B]``, or ``[B, T]`` where rows are tokens, int64, ``NO_LABEL`` where absent ·
     ``view[B]`` int64, which of its views each example is seen in, only where what the teacher sees varies · ``student`` and
-    ``teacher``: a tensor ``[B, ...]`` or a mapping of tensors.
+    ``teacher``: a tensor ``[B, ...]`` or a mapping of tensors · ``student_rows`` and ``teacher_rows`` ``[N]`` int64: where each
+    supervised row is in that model's outputs, flattened over examples and tokens; without them, where ``labels`` are ·
+    ``completions``: what the batch was made of, where that are prompts and completions.
     """
 
     ids: Tensor
@@ -38,6 +42,9 @@ class Batch(TypedDict):
     view: NotRequired[Tensor]
     student: Any
     teacher: NotRequired[Any]
+    student_rows: NotRequired[Tensor]
+    teacher_rows: NotRequired[Tensor]
+    completions: NotRequired[Completions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +59,8 @@ class TransferSet(Dataset[Batch]):
     (:func:`tutelage.data.next_token_labels`), and a position without a label is no row.
 
     Args:
-        inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]`` or B texts.
+        inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]``, B texts, or B prompts and completions
+            (:meth:`of_completions`).
         labels: integer ``[B]`` or ``[B, T]``, ``NO_LABEL`` (−100) where there is none; None for no labels at all.
         class_names: one name a class; by default the numbers.
         student_view: None for the inputs as they are.
@@ -109,6 +117,24 @@ class TransferSet(Dataset[Batch]):
         raw, labels, class_names = read_columns(dataset, inputs, label)
         kept = read_metadata(dataset, metadata) if metadata else None
         return cls(raw, labels, class_names, metadata=kept, **views)
+
+    @classmethod
+    def of_completions(cls, completions: Completions, *, layout: Layout = "padded", seed: int = 0) -> TransferSet:
+        """A language model's: rows are the completions' tokens, and each model is given its own prompt before them.
+
+        Args:
+            completions: B prompts and completions.
+            layout: how a batch is laid out; the loss does not depend on it.
+            seed: as for the class.
+        """
+        own_view = completions.teacher_prompts is not None or completions.teacher_completions is not None
+        return cls(
+            completions,
+            completions.labels(),
+            student_view=CompletionView("student", layout),
+            teacher_view=CompletionView("teacher", layout) if own_view else None,
+            seed=seed,
+        )
 
     def __len__(self) -> int:
         return _length(self.inputs)
@@ -196,16 +222,40 @@ class TransferSet(Dataset[Batch]):
         before = _versions(inputs)
         student = inputs if self.student_view is None else self.student_view(inputs, draws)
         batch: Batch = {"ids": ids, "labels": labels, "student": student}
+        if isinstance(inputs, Completions):
+            batch["completions"] = inputs
+        if isinstance(student, Seen):
+            batch["student"], batch["student_rows"] = student
         if self.teacher_varies:
             batch["view"] = torch.full_like(ids, view)
         if self.teacher_view is not None:
-            batch["teacher"] = self.teacher_view(inputs, draws)
+            taught = self.teacher_view(inputs, draws)
+            batch["teacher"] = taught
+            if isinstance(taught, Seen):
+                batch["teacher"], batch["teacher_rows"] = taught
             if _versions(inputs) != before:
                 raise DataError(
                     "a view changed its inputs in place: the other model would see what this view made of them; "
                     "return a new tensor, or clone the inputs first"
                 )
         return batch
+
+    def rewritten(self, batch: Batch, completions: Ragged) -> Batch:
+        """A batch of prompts and completions with other completions, on the CPU as :meth:`batch` gives it; ids stay the examples' own.
+
+        Args:
+            batch: of this set.
+            completions: B of them, in the vocabulary that both models share.
+
+        Raises:
+            DataError: a batch of something else; models of two vocabularies; an empty completion.
+        """
+        if "completions" not in batch:
+            raise DataError("the batch holds no prompts and completions: there is nothing to put others in place of")
+        new = TransferSet.of_completions(batch["completions"].with_completions(completions))
+        views = {"student_view": self.student_view, "teacher_view": self.teacher_view}
+        rows = torch.arange(len(new))
+        return {**replace(new, **views).batch(rows), "ids": batch["ids"]}
 
     def key(self, row: int, epoch: int) -> int:
         """The key of a row in an epoch: what a sampler yields, so that a loader's workers know the epoch too."""
@@ -240,6 +290,8 @@ def _columns(inputs: Any) -> dict[str, Tensor]:
     """The tensors of raw inputs by name; none for texts."""
     if isinstance(inputs, Tensor):
         columns: dict[str, Any] = {"inputs": inputs}
+    elif isinstance(inputs, Completions):
+        columns = {}
     elif isinstance(inputs, Mapping):
         columns = dict(inputs)
         if not columns:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from tutelage.data.completions import Completions
 from tutelage.data.ids import RawInputs, hex_id
 from tutelage.data.randomness import Draws
 from tutelage.errors import ConfigError, DataError
@@ -229,5 +230,7 @@ def take(inputs: RawInputs, rows: Tensor) -> RawInputs:
         return inputs.index_select(0, rows)
     if isinstance(inputs, Mapping):
         return {name: values.index_select(0, rows) for name, values in inputs.items()}
+    if isinstance(inputs, Completions):
+        return inputs.take(rows)
     texts: list[str] = [inputs[row] for row in rows.tolist()]  # pyright: ignore[reportAssignmentType]
     return texts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -19,7 +19,7 @@ from tutelage.signals import NO_LABEL, HeadLogits, Logits
 
 
 def scores_and_features(
-    model: nn.Module, inputs: Inputs, labels: Tensor, layers: Sequence[str] = ()
+    model: nn.Module, inputs: Inputs, labels: Tensor, layers: Sequence[str] = (), places: Tensor | None = None
 ) -> tuple[Logits | HeadLogits, dict[str, Tensor]]:
     """Run ``model`` once on a view, and return its class scores and the named layers' features, a row for each that is supervised.
 
@@ -32,6 +32,7 @@ def scores_and_features(
         inputs: a view of B examples.
         labels: ``[B]``, and every example is a row; or ``[B, T]``, and every position with a label is one.
         layers: names, as for :func:`tutelage.models.check_layers`.
+        places: int64 ``[N]``, where each row is in what the model gives, flattened over its first two axes; None for where labels are.
 
     Returns:
         Scores of N rows, and by layer what it gave, ``[N, ...]``.
@@ -51,13 +52,17 @@ def scores_and_features(
         values = caught.hidden(output) if caught is not None else logits_in(model, output, per_token=per_token)
     except TouchedError:
         leave_dense(model)
-        return scores_and_features(model, inputs, labels, layers)
+        return scores_and_features(model, inputs, labels, layers, places)
     if not per_token:
         expect_examples(model, features, len(values))
         return _scores(model, values, head), features
     labels = labels.to(values.device)
-    _expect_tokens(model, {"logits": values} | features, labels)
-    positions = (labels.flatten() != NO_LABEL).nonzero()[:, 0]
+    if places is None:
+        _expect_tokens(model, {"logits": values} | features, labels)
+        positions = (labels.flatten() != NO_LABEL).nonzero()[:, 0]
+    else:
+        positions = places.to(values.device)
+        _expect_places(model, {"logits": values} | features, positions, inputs)
     rows = {layer: _gathered(given, positions) for layer, given in features.items()}
     return _scores(model, _gathered(values, positions), head), rows
 
@@ -90,6 +95,21 @@ def _expect_tokens(model: nn.Module, given: dict[str, Tensor], labels: Tensor) -
         if not values.is_floating_point():
             raise ModelError(
                 f"{type(unwrapped(model)).__name__} gave {what} as {values.dtype}, expected floating-point values"
+            )
+
+
+def _expect_places(model: nn.Module, given: dict[str, Tensor], places: Tensor, inputs: Inputs) -> None:
+    tokens = inputs["input_ids"].shape if isinstance(inputs, Mapping) and "input_ids" in inputs else None
+    for what, values in given.items():
+        if values.ndim < 3 or (tokens is not None and values.shape[:2] != tokens):
+            raise ModelError(
+                f"{type(unwrapped(model)).__name__} gave {what} of shape {tuple(values.shape)} for inputs {tuple(tokens or ())}, expected "
+                "[examples, tokens, ...]: a completion's token would meet another one's scores; give scores of every token"
+            )
+        if len(places) and int(places.max()) >= values.shape[0] * values.shape[1]:
+            raise ModelError(
+                f"{type(unwrapped(model)).__name__} gave {what} of shape {tuple(values.shape)}, and a row is at place {int(places.max())}: "
+                "it is behind the last token; give scores of every token"
             )
 
 

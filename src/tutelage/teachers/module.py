@@ -100,7 +100,7 @@ class ModuleTeacher:
         device, ids, name = batch["ids"].device, rows_of(batch)["ids"], type(self.model).__name__
         with _answering(self.model):
             given, found = scores_and_features(
-                self.model, _teacher_view(batch, self.model), batch["labels"], self.layers
+                self.model, _teacher_view(batch, self.model), batch["labels"], self.layers, _teacher_rows(batch)
             )
         if row_count(given) != len(ids):
             raise TeacherError(
@@ -152,6 +152,11 @@ def scores_in(said: Signals, teacher: Teacher) -> ClassScores:
             f"{type(teacher).__name__} gives no logits: there is nothing to mix or to keep; use a teacher that classifies"
         )
     return whole(said.logits, "mixing or keeping answers")
+
+
+def _teacher_rows(batch: Batch) -> Tensor | None:
+    """Where the batch's rows are in what the teacher gives; None for where labels are."""
+    return batch.get("teacher_rows") if "teacher" in batch else batch.get("student_rows")
 
 
 def _teacher_view(batch: Batch, model: nn.Module) -> Any:

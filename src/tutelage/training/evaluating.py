@@ -110,7 +110,7 @@ class AbstractEvaluatingTrainer(AbstractCommittingTrainer, ABC):
             if labels.ndim == 1:
                 values = self._shared_classes(Logits(class_logits(model, inputs["student"])))
                 return None, whole(values, "predicting").at(1.0).detach().float(), labels
-            given, _ = scores_and_features(model, inputs["student"], labels)
+            given, _ = scores_and_features(model, inputs["student"], labels, places=inputs.get("student_rows"))
             scores = self._shared_classes(given)
             assert isinstance(scores, Logits | HeadLogits)
             rows = labels != NO_LABEL

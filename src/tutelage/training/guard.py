@@ -64,7 +64,9 @@ def _of_batch(
 ) -> list[str]:
     """What is not finite of a batch, in words; what comes first, and spoils the rest, alone."""
     with torch.no_grad():
-        scores, features = scores_and_features(model, batch["student"], batch["labels"], layers)
+        scores, features = scores_and_features(
+            model, batch["student"], batch["labels"], layers, batch.get("student_rows")
+        )
     ids = rows_of(batch)["ids"]
     bad = bad_rows(scores)
     if bool(bad.any()):

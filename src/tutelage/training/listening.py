@@ -48,7 +48,7 @@ def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_m
         ModelError: it returns no logits, a layer gives no features, or no gradient would reach it from there.
         ConfigError: a class map of other classes than the student's.
     """
-    scores, features = scores_and_features(model, batch["student"], batch["labels"], layers)
+    scores, features = scores_and_features(model, batch["student"], batch["labels"], layers, batch.get("student_rows"))
     own = scores.values if isinstance(scores, Logits) else scores.hidden
     if torch.is_grad_enabled() and own.requires_grad:
         for layer, given in features.items():
