@@ -2,7 +2,6 @@
 
 from tutelage.data.completions import Completions, CompletionView, Layout
 from tutelage.data.ids import content_ids, hex_id
-from tutelage.data.ragged import Ragged
 from tutelage.data.randomness import Draws
 from tutelage.data.sources import SOURCES, DataSource, load_source
 from tutelage.data.splits import Splits, keep_labels, noisy_labels, split
@@ -19,6 +18,7 @@ from tutelage.data.views import (
     View,
     is_random,
 )
+from tutelage.ragged import Ragged
 
 __all__ = [
     "SOURCES",

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tutelage.data.ragged import Ragged
 from tutelage.errors import DataError
+from tutelage.ragged import Ragged
 from tutelage.signals import NO_LABEL
 
 #: ``padded``: one line an example, padded behind; ``packed``: all examples end to end in one line, no padding.

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from tutelage.data.completions import Completions, CompletionView, Layout, Seen
 from tutelage.data.ids import RawInputs, content_ids
-from tutelage.data.ragged import Ragged
 from tutelage.data.randomness import Draws
 from tutelage.data.views import View, is_random, take
 from tutelage.errors import DataError
+from tutelage.ragged import Ragged
 from tutelage.signals import NO_LABEL
 
 if TYPE_CHECKING:
