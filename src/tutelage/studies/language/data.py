@@ -1,0 +1,102 @@
+"""A language study's examples: the rows they were made of, the prompts of both models, and the completions where there are some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tutelage.data import Completions, Layout, Ragged, TransferSet
+from tutelage.errors import DataError
+
+#: A row of the data, by column.
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """N examples of one split.
+
+    Args:
+        set: the prompts with their completions; None where there are no completions yet, and the teacher is to write them.
+        rows: N rows of the data, by column: what a task score reads.
+        prompts: N prompts as the student is deployed with them.
+        teacher_prompts: N prompts as the teacher sees them, in its own vocabulary; None for the student's.
+        references: N given answers as texts, to be shown beside the models'; None where there are none.
+
+    Raises:
+        DataError: another number of one than of the others.
+    """
+
+    set: TransferSet | None
+    rows: Sequence[Row]
+    prompts: Ragged
+    teacher_prompts: Ragged | None = None
+    references: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        parts = {name: len(part) for name, part in vars(self).items() if part is not None}
+        if len(set(parts.values())) > 1:
+            said = ", ".join(f"{count:,} {name}" for name, count in parts.items())
+            raise DataError(
+                f"a split has {said}: an example's answer would be held against another one's; give one of each an example"
+            )
+        if self.set is not None and not isinstance(self.set.inputs, Completions):
+            raise DataError(
+                f"a split's set holds {type(self.set.inputs).__name__}, expected prompts and completions: make it with "
+                "TransferSet.of_completions"
+            )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def completions(self) -> Completions | None:
+        """What the set is made of."""
+        found = None if self.set is None else self.set.inputs
+        return found if isinstance(found, Completions) else None
+
+    @property
+    def taught_prompts(self) -> Ragged:
+        """The prompts as the teacher sees them."""
+        return self.prompts if self.teacher_prompts is None else self.teacher_prompts
+
+    def first(self, count: int) -> Split:
+        """The first so many examples, or all where there are fewer."""
+        rows = torch.arange(min(count, len(self)))
+        return replace(
+            self,
+            set=None if self.set is None else self.set.select(rows),
+            rows=list(self.rows[: len(rows)]),
+            prompts=self.prompts.take(rows),
+            teacher_prompts=None if self.teacher_prompts is None else self.teacher_prompts.take(rows),
+            references=None if self.references is None else list(self.references[: len(rows)]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageData:
+    """The three splits of a language study.
+
+    Args:
+        train: what is learnt from.
+        validation: what is watched.
+        test: what each arm is measured on, once.
+        cut: examples whose completion was cut by the longest length.
+        dropped: examples left out, for whatever reason.
+        layout: of a batch; the sets' own have it already, those of completions that the teacher writes are made with it.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    cut: int = 0
+    dropped: int = 0
+    layout: Layout = "padded"
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """By name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
