@@ -2,6 +2,15 @@
 
 from tutelage.training.arguments import DistillationArguments
 from tutelage.training.checkpoints import latest_checkpoint, verify_checkpoint
+from tutelage.training.on_policy import OnPolicy
+from tutelage.training.time_budget import TimeBudget
 from tutelage.training.trainer import DistillationTrainer
 
-__all__ = ["DistillationArguments", "DistillationTrainer", "latest_checkpoint", "verify_checkpoint"]
+__all__ = [
+    "DistillationArguments",
+    "DistillationTrainer",
+    "OnPolicy",
+    "TimeBudget",
+    "latest_checkpoint",
+    "verify_checkpoint",
+]

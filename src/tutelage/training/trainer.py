@@ -40,6 +40,7 @@ from tutelage.training.listening import (
     student_signals,
     teacher_signals,
 )
+from tutelage.training.on_policy import OnPolicy, StudentWriter, in_words, refuse_on_policy
 from tutelage.training.term_weights import TermWeights
 
 _PROBED = 4
@@ -65,6 +66,8 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
             are tokens, whose negative log-likelihood and accuracy are measured by themselves.
         class_map: which classes student and teacher share, where they have not the same; labels number these.
         fingerprint: more facts that must not change between a run and its resumption.
+        on_policy: how often the student writes the completions itself, and how; None for those given. Logged then:
+            ``generation_share`` (of the steps' time), ``on_policy_tokens`` and ``on_policy_finished`` (share of completions).
         options: other arguments of ``transformers.Trainer`` (``callbacks``, ``optimizers``, ``compute_metrics`` …).
 
     Raises:
@@ -86,6 +89,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         eval_dataset: TransferSet | Mapping[str, TransferSet] | None = None,
         class_map: ClassMap | None = None,
         fingerprint: Fingerprint | None = None,
+        on_policy: OnPolicy | None = None,
         **options: Any,
     ) -> None:
         if isinstance(train_dataset, TransferSet) and train_dataset.token_level:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -111,6 +115,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         kind = options.get("optimizer_cls_and_kwargs")
         self._own_optimizer = describe_optimizer(optimizer, kind)
         self._probe: dict[str, list[float]] = {}
+        self._on_policy, self._writer = on_policy, None
         self._begin_window_log()
         if isinstance(eval_dataset, Mapping):
             evaluated: Any = {name: held_out(subset) for name, subset in eval_dataset.items()}
@@ -126,6 +131,10 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         )
         refuse_what_taps_do_not_survive(self.objective, args, self.accelerator)
         check_layers(self._student, self._layers)
+        if on_policy is not None:
+            refuse_on_policy(on_policy, self.objective, self.teacher, train_dataset, class_map, self.accelerator)
+            self._writer = StudentWriter(on_policy, train_dataset, class_map, args.seed, args.process_index)
+            self.add_callback(self._writer)
         self.label_names = ["labels"]
         if isinstance(self.teacher, ModuleTeacher) and self.place_model_on_device:
             self.teacher.model.to(self.args.device)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -137,6 +146,8 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         self._window_losses: list[Tensor] = []
         self._component_sums: dict[str, Tensor] = {}
         self._component_steps = 0
+        if self._writer is not None:
+            self._writer.forget()
 
     # Feeding
 
@@ -168,7 +179,12 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
     ) -> tuple[list[Batch], None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Collect the micro-batches of one step, and what each component must be divided by, over all processes."""
         self._terms.zero_grad()
+        if self._writer is not None:
+            self._writer.step_begins()
         self._window = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        if self._writer is not None:
+            with self.compute_loss_context_manager():
+                self._window = self._writer.rewritten(self._window, self.state.global_step, self._student)
         counts = functools.reduce(torch.add, (self.objective.counts(rows_of(batch)) for batch in self._window))
         self._window_counts = self._over_processes(counts.to(device))
         self._component_steps += 1
@@ -347,6 +363,9 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
                 logs[f"loss/{name}"] = float(self._over_processes(value)) / max(self._component_steps, 1)
             self._component_sums = {}
             self._component_steps = 0
+            if self._writer is not None:
+                logs.update(in_words(self._over_processes(self._writer.counts().to(self.args.device))))
+                self._writer.forget()
         super().log(logs, start_time)
 
     def _over_processes(self, value: Tensor) -> Tensor:
@@ -366,7 +385,8 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         """What decides this run's weights, as it is written into each checkpoint."""
         student, data = unwrapped(self._student), self._transfer_set
         run = describe_run(self.args, self.objective, student, data, self._own_optimizer, self.class_map)
-        return {**run, **self._extra_fingerprint}
+        own = {"on_policy": self._on_policy.describe()} if self._on_policy is not None else {}
+        return {**run, **own, **self._extra_fingerprint}
 
     def identify(self) -> Fingerprint:
         """The fingerprint with a probe of the views and the teacher, after checking that everything fits together.
