@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from tutelage.config.schema import StudyConfig
-
 #: What a missing section or key looks like when it is there.
-_EXAMPLES = {
+EXAMPLES: Mapping[str, str] = {
     "data": "data: {source: digits, splits: {validation: 0.15, test: 0.2}}",
     "data.source": "source: digits",
     "teacher": 'teacher: {model: {hub: folder-or-id}}, or with "training" where this run is to train it',
@@ -42,18 +40,27 @@ _WORDS = {
 }
 
 
-def explain(details: Iterable[ErrorDetails]) -> list[str]:
-    """One line for each key that is wrong; the alternatives of a key that may be of several types are put together."""
+def explain(
+    details: Iterable[ErrorDetails], root: type[BaseModel], examples: Mapping[str, str] = EXAMPLES, *, within: str = ""
+) -> list[str]:
+    """One line for each key that is wrong; the alternatives of a key that may be of several types are put together.
+
+    Args:
+        details: what pydantic found.
+        root: the section that was checked.
+        examples: what a missing key looks like when it is there, by its dotted name.
+        within: where that section stands, for the keys' names.
+    """
     lines: dict[str, str] = {}
     expected: dict[str, list[str]] = {}
     for detail in details:
         location = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
-        dotted = ".".join(str(part) for part in location)
+        dotted = ".".join(str(part) for part in (*([within] if within else []), *location))
         kind, value = detail["type"], detail["input"]
         if kind == "extra_forbidden":
-            lines[dotted] = f"unknown key {dotted!r}{nearest(str(location[-1]), _keys_at(location[:-1]))}"
+            lines[dotted] = f"unknown key {dotted!r}{nearest(str(location[-1]), _keys_at(location[:-1], root))}"
         elif kind == "missing":
-            example = f"; write for example  {_EXAMPLES[dotted]}" if dotted in _EXAMPLES else ""
+            example = f"; write for example  {examples[dotted]}" if dotted in examples else ""
             lines[dotted] = f"the key {dotted!r} is missing{example}"
         elif kind == "invalid_key":
             lines[dotted] = f"the key {dotted!r} is no text: put it in quotes, or name one of the known keys"
@@ -98,14 +105,16 @@ def _is_union_tag(part: str) -> bool:
     )
 
 
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    section: Any = StudyConfig
+def _keys_at(location: Sequence[int | str], root: type[BaseModel]) -> list[str]:
+    section: type[BaseModel] | None = root
     for part in location:
         if isinstance(part, int):
             continue  # an item of a list: the annotation's inner section is its own
-        field = section.model_fields.get(part) if section is not None else None
-        section = _section_in(field.annotation) if field is not None else None
-    return list(section.model_fields) if section is not None else []
+        if section is None:
+            return []
+        fields = {field.alias or name: field for name, field in section.model_fields.items()}
+        section = _section_in(fields[part].annotation) if part in fields else None
+    return [field.alias or name for name, field in section.model_fields.items()] if section is not None else []
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

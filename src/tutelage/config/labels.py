@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.config.schema import LabelsSection, StudyConfig
+from tutelage.config.schema import LabelsSection
 
 #: The keys that only one form reads.
 _OF_ONE_FORM = {"draws": "sampled", "scheme": "sampled", "k": "top_k"}
@@ -13,9 +13,13 @@ _NEEDED = {
 }
 
 
-def check_labels(config: StudyConfig) -> list[str]:
-    """What is wrong with the section, as far as its keys and the teacher's tell."""
-    labels = config.labels
+def check_labels(labels: LabelsSection | None, *, mixture: bool) -> list[str]:
+    """What is wrong with the section, as far as its keys and the teacher's tell.
+
+    Args:
+        labels: the section; None where there is none.
+        mixture: whether the teacher is an ensemble.
+    """
     if labels is None:
         return []
     problems = [
@@ -41,7 +45,7 @@ def check_labels(config: StudyConfig) -> list[str]:
         problems.append(
             "labels.dtype is 'bfloat16', and the probabilities of top-k labels are kept in float16 (their logarithm) or float32"
         )
-    if labels.features is not None and (config.teacher.ensemble is not None or config.teacher.members is not None):
+    if labels.features is not None and mixture:
         problems.append(
             "labels.features are asked of an ensemble: a mixture of probabilities has no features; leave them out, or name one model "
             "as the teacher"

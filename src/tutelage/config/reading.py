@@ -14,13 +14,18 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from tutelage.config.company import check_company
 from tutelage.config.explaining import explain, nearest, together
 from tutelage.config.labels import check_labels
+from tutelage.config.language.checking import check_language_config
+from tutelage.config.language.schema import LanguageConfig
 from tutelage.config.schema import DataSection, StudyConfig
 from tutelage.config.training import check_training
 from tutelage.errors import ConfigError
 
+#: What a config may be about, and which one it is where it does not say.
+TASKS = ("classification", "language_model")
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read and check a config.
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig | LanguageConfig:
+    """Read and check a config of the task it names; one that names none is a classifier's.
 
     Args:
         path: the YAML file.
@@ -29,7 +34,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: one message with every mistake found.
     """
-    return check_config(apply_overrides(read_yaml(path), overrides), str(path))
+    data = apply_overrides(read_yaml(path), overrides)
+    task = data.get("task", TASKS[0])
+    if task not in TASKS:
+        known = " or ".join(map(repr, TASKS))
+        raise ConfigError(f"{path}: task is {task!r}, expected {known}{nearest(str(task), TASKS)}")
+    return check_language_config(data, str(path)) if task == "language_model" else check_config(data, str(path))
+
+
+def load_classifier_config(path: Path, overrides: Sequence[str] = (), *, instead: str) -> StudyConfig:
+    """As :func:`load_config`, for what works on classifiers alone.
+
+    Args:
+        path: the YAML file.
+        overrides: as there.
+        instead: what to do with a language model, for the message.
+
+    Raises:
+        ConfigError: a mistake, or a config of another task.
+    """
+    config = load_config(path, overrides)
+    if isinstance(config, LanguageConfig):
+        raise ConfigError(
+            f"{path} is about a language model (task: language_model), and this works on classifiers: {instead}"
+        )
+    return config
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -93,7 +122,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def check_config(data: Mapping[str, Any], where: str) -> StudyConfig:
-    """Check a config's keys, types and ranges.
+    """Check a classifier's config: its keys, types and ranges.
 
     Raises:
         ConfigError: lists every mistake, with the nearest known key for an unknown one.
@@ -101,9 +130,10 @@ def check_config(data: Mapping[str, Any], where: str) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(together(where, explain(error.errors()))) from None
+        raise ConfigError(together(where, explain(error.errors(), StudyConfig))) from None
     problems = check_source(config.data) + check_training(config.training, "training") + check_company(config)
-    problems += check_labels(config)
+    mixture = config.teacher.ensemble is not None or config.teacher.members is not None
+    problems += check_labels(config.labels, mixture=mixture)
     if problems:
         raise ConfigError(together(where, problems))
     return config

@@ -6,11 +6,16 @@ from hashlib import sha256
 from pathlib import Path
 
 from tutelage.config.building import build_study
-from tutelage.config.reading import load_config
+from tutelage.config.reading import load_classifier_config
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.studies.arm import build_seeded
 from tutelage.studies.finished import FinishedRun, open_run, read_result
 from tutelage.studies.study import CONFIG
+
+_LANGUAGE_MODELS = (
+    "a language model's student is a folder that transformers' from_pretrained loads as it is (kd/seed-0 in the run, say), and its verdict "
+    "is in result.json and on the page"
+)
 
 
 def reopen(run: Path, config: Path | None = None) -> FinishedRun:
@@ -33,9 +38,10 @@ def reopen(run: Path, config: Path | None = None) -> FinishedRun:
             f"{run / CONFIG} is not what ran, its hash differs from the record's: gates or data that were changed afterwards would decide; "
             "change your own config (or use --set) and give the same `tutelage run` command, which trains nothing anew and judges again"
         )
+    ran = load_classifier_config(run / CONFIG, instead=_LANGUAGE_MODELS)
     home = _given(config) if config is not None else _recorded(run, provenance.get("config_folder"))
     try:
-        study = build_study(load_config(run / CONFIG), home, provenance.get("command", ""))
+        study = build_study(ran, home, provenance.get("command", ""))
         build_seeded(study.student, study.seed_list[0])
     except TutelageError as error:
         if config is not None:

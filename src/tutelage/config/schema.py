@@ -17,11 +17,12 @@ class Section(BaseModel):
 
         A null is left out only where it is the default: elsewhere it says something, such as which gate is not asked.
         """
-        said = {name: getattr(self, name) for name in type(self).model_fields}
+        fields = type(self).model_fields
+        said = {name: getattr(self, name) for name in fields}
         return {
-            name: _plain(value)
+            fields[name].alias or name: _plain(value)
             for name, value in said.items()
-            if value is not None or type(self).model_fields[name].default is not None
+            if value is not None or fields[name].default is not None
         }
 
 
