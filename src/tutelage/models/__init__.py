@@ -4,13 +4,19 @@ from tutelage.models.calling import class_logits, count_parameters, on_device
 from tutelage.models.layers import block_names, check_layers
 from tutelage.models.loading import ModelSource, import_from_file, load_model
 from tutelage.models.rows import bad_rows, scores_and_features
+from tutelage.models.sampling import Sampling
+from tutelage.models.scoring import choice_scores
 from tutelage.models.tapping import logits_and_features
+from tutelage.models.writing import Written, write
 
 __all__ = [
     "ModelSource",
+    "Sampling",
+    "Written",
     "bad_rows",
     "block_names",
     "check_layers",
+    "choice_scores",
     "class_logits",
     "count_parameters",
     "import_from_file",
@@ -18,4 +24,5 @@ __all__ = [
     "logits_and_features",
     "on_device",
     "scores_and_features",
+    "write",
 ]
