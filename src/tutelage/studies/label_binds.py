@@ -20,6 +20,7 @@ from tutelage.models import count_parameters
 from tutelage.signals import NO_LABEL, Chosen
 from tutelage.studies.arm import weights_digest
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.remote import RemoteTeacher
 from tutelage.training.identity import probe
 
 Json = dict[str, Any]
@@ -71,7 +72,7 @@ def set_binds(transfer_set: TransferSet, form: Form) -> Json:
 
 
 def teacher_fact(teacher: Teacher) -> Any:
-    """A teacher by its weights, its members by theirs; one without weights by its kind alone."""
+    """A teacher by its weights, its members by theirs, a served one by its name there; one without either by its kind alone."""
     if isinstance(teacher, ModuleTeacher):
         module = teacher.model
         layers = sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode()).hexdigest()[:16]
@@ -82,6 +83,8 @@ def teacher_fact(teacher: Teacher) -> Any:
         return [f"{share} × {teacher_fact(member)}" for share, member in zip(shares, teacher.members, strict=True)]
     if isinstance(teacher, MemoryTeacher):
         return f"{type(teacher).__name__}, answers {teacher.digest}"
+    if isinstance(teacher, RemoteTeacher):
+        return teacher.fact
     return type(teacher).__name__
 
 

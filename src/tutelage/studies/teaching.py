@@ -22,6 +22,7 @@ from tutelage.studies.arm import weights_digest
 from tutelage.studies.label_binds import store_digest
 from tutelage.studies.remembering import Disk, remembered
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, StoredTeacher, Teacher
+from tutelage.teachers.remote import RemoteTeacher
 
 _BATCH = 512
 
@@ -90,12 +91,14 @@ def on_cpu(module: nn.Module) -> Generator[nn.Module]:
 
 
 def teacher_identity(teacher: Teacher) -> str:
-    """What tells this teacher from another: its weights, or its kept answers; others are told by a probe when they are asked."""
+    """What tells this teacher from another: its weights, kept answers or name; others are told by a probe when they are asked."""
     kind = type(teacher).__name__
     if isinstance(teacher, MemoryTeacher):
         return f"{kind} {teacher.digest}"
     if isinstance(teacher, StoredTeacher):
         return f"{kind} {store_digest(teacher.store)}"
+    if isinstance(teacher, RemoteTeacher):
+        return f"{teacher.fact}, {teacher.k} of each place"
     module = deployed_module(teacher)
     shares = (
         f", weights {[round(share, 6) for share in teacher.weights.tolist()]}"
