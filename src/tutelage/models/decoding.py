@@ -185,7 +185,7 @@ class _Cached:
         return scores[:, -count:]
 
     def keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
+        self._cache.reorder_cache(rows)
         self._lengths = self._lengths[rows]
         self._mask = None if self._mask is None else self._mask[rows]
 

@@ -37,11 +37,11 @@ class GrowingLayer(DynamicLayer):
         self.values[:, :, start:] = value_states
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Only those rows, int64 ``[B']``, in that order; one may be there more than once."""
         if self.kept is None or self.keys is None or self.values is None:
             return
-        there = self.keys[indices], self.values[indices]
+        there = self.keys[beam_idx], self.values[beam_idx]
         self.kept = self._memory(there[0]), self._memory(there[1])
         self.keys, self.values = (memory[:, :, : part.shape[2]] for memory, part in zip(self.kept, there, strict=True))
         self.keys.copy_(there[0])
