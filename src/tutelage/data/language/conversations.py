@@ -1,0 +1,213 @@
+"""Rows read as examples: what stands before the answer, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+from tutelage.data.language.templates import Row, columns_near
+from tutelage.errors import DataError
+
+#: A turn of a chat, as chat templates take it.
+Message = dict[str, Any]
+#: Which of the assistant's turns are learnt: the last alone, or each after the turns before it.
+Turns = Literal["last", "all"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are read, the first that is there and not null: ``messages``, else ``prompt`` with
+    ``completion``, else ``text``."""
+
+    messages: str = "messages"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    text: str = "text"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One answer and what stands before it.
+
+    ``prompt``: turns, or a text (empty where the row has none) · ``answer``: a turn, a text, or None where it is not
+    needed · ``whole``: the answer is the row's plain ``text``.
+    """
+
+    row: Row
+    index: int
+    prompt: list[Message] | str
+    answer: Message | str | None
+    whole: bool = False
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is an answer with nothing in it."""
+        if isinstance(self.answer, str):
+            return not self.answer.strip()
+        return self.answer is not None and not (_has_content(self.answer) or self.answer.get("tool_calls"))
+
+    @property
+    def reference(self) -> str | None:
+        """The answer as a text, if it is one."""
+        content = self.answer.get("content") if isinstance(self.answer, dict) else self.answer
+        return content if isinstance(content, str) else None
+
+
+def examples_of(
+    row: Row,
+    index: int,
+    columns: Columns,
+    *,
+    turns: Turns = "last",
+    needs_answer: bool = True,
+    needs_prompt: bool = True,
+) -> list[Example]:
+    """The examples of a row: one, or with ``turns="all"`` one for each turn of the assistant's.
+
+    Args:
+        row: the columns by name.
+        index: which row, for messages.
+        columns: the names to look for.
+        turns: which of the assistant's turns are answers.
+        needs_answer: refuse a row without an answer; else it is left out where there is none.
+        needs_prompt: refuse a row that holds nothing at all of a prompt or an answer.
+
+    Raises:
+        DataError: a missing column, another kind of value, turns in no order.
+    """
+    if row.get(columns.messages) is not None:
+        return _of_messages(row, index, columns, turns, needs_answer)
+    prompt = row.get(columns.prompt)
+    if row.get(columns.completion) is not None or prompt is not None:
+        before = _prompt(prompt, index, columns.prompt)
+        answer = _answer(row.get(columns.completion), index, columns.completion)
+        if answer is None and needs_answer:
+            raise _missing(row, index, columns.completion, "a prompt without its completion")
+        return [Example(row, index, before, answer)]
+    if row.get(columns.text) is not None:
+        return [Example(row, index, "", _text(row[columns.text], index, columns.text), whole=True)]
+    if needs_answer:
+        raise _missing(row, index, columns.completion, f"neither {columns.messages!r} nor {columns.text!r} either")
+    if needs_prompt:
+        raise _missing(row, index, columns.prompt, f"no {columns.messages!r} either, and the view gives no prompt")
+    return [Example(row, index, "", None)]
+
+
+def _of_messages(row: Row, index: int, columns: Columns, turns: Turns, needs_answer: bool) -> list[Example]:
+    messages = read_turns(row[columns.messages], index, columns.messages)
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    if turns == "all" and needs_answer and answers:
+        return [Example(row, index, messages[:place], messages[place]) for place in answers]
+    if messages and messages[-1]["role"] == "assistant":
+        return [Example(row, index, messages[:-1], messages[-1])]
+    if needs_answer:
+        what = "ends with a turn of " + repr(messages[-1]["role"]) if answers else "has no turn of the assistant's"
+        raise DataError(
+            f"column {columns.messages!r}, row {index}: the chat {what}: there is no answer to learn; end it with the assistant's "
+            "turn, drop the row, or let the teacher write the completions (completions: teacher)"
+        )
+    return [Example(row, index, messages, None)]
+
+
+def read_turns(value: Any, index: int, column: str = "prompt") -> list[Message]:
+    """Turns of a chat, checked: roles and contents, the system's first, the user's and the assistant's in turn.
+
+    Raises:
+        DataError: no turns, other kinds of values, an order that a chat cannot have.
+    """
+    where = f"column {column!r}, row {index}"
+    if isinstance(value, Mapping):  # `datasets` keeps a sequence of structures as a structure of sequences
+        columns = cast("Mapping[str, Any]", value)
+        if not all(isinstance(part, Sequence) and not isinstance(part, str) for part in columns.values()):
+            raise DataError(f"{where} holds one turn, expected a list of turns")
+        value = [dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)]
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise DataError(
+            f"{where} holds a {type(value).__name__}, expected a list of turns such as "
+            '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+        )
+    turns: list[Message] = []
+    for place, message in enumerate(cast("Sequence[Any]", value)):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            keys = ", ".join(map(str, message)) if isinstance(message, Mapping) else type(message).__name__
+            raise DataError(
+                f"{where}: turn {place} has {keys or 'nothing'}, expected the keys role and content: whose turn it is would not be known"
+            )
+        # nulls are what a table puts where a turn has no such key; a chat template would write them out
+        turn = {str(key): part for key, part in message.items() if part is not None}
+        if "content" not in turn and not turn.get("tool_calls"):
+            raise DataError(
+                f"{where}: turn {place}, of role {turn['role']!r}, has no content; fill it in, or drop the row"
+            )
+        turns.append(turn)
+    _check_order(turns, where)
+    return turns
+
+
+def _check_order(turns: list[Message], where: str) -> None:
+    if not turns:
+        raise DataError(f"{where} holds no turns; drop the row")
+    roles = [turn["role"] for turn in turns]
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if "system" in spoken:
+        raise DataError(f"{where}: a system turn stands after another turn; chat templates take one, at the beginning")
+    if spoken and spoken[0] != "user":
+        raise DataError(
+            f"{where}: the first turn is of role {spoken[0]!r}, expected 'user': nothing was asked before it"
+        )
+    for place, (role, after) in enumerate(pairwise(spoken), start=len(roles) - len(spoken)):
+        if role == after and role in ("user", "assistant"):
+            raise DataError(
+                f"{where}: turns {place} and {place + 1} are both of role {role!r}: chat templates take them in turn, and many drop or "
+                "refuse one of two; join them into one"
+            )
+
+
+def _prompt(value: Any, index: int, column: str) -> list[Message] | str:
+    if value is None:
+        return ""
+    return (
+        _text(value, index, column)
+        if not isinstance(value, Sequence | Mapping) or isinstance(value, str)
+        else read_turns(value, index, column)
+    )
+
+
+def _answer(value: Any, index: int, column: str) -> Message | str | None:
+    """An answer is a text, or a turn of the assistant's, alone or in a list."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and len(cast("Sequence[Any]", value)) == 1:
+        value = value[0]
+    if isinstance(value, Mapping) and value.get("role") == "assistant":
+        return {str(key): part for key, part in cast("Mapping[str, Any]", value).items() if part is not None}
+    if isinstance(value, Sequence | Mapping):
+        raise DataError(
+            f"column {column!r}, row {index} holds a {type(value).__name__} that is not one turn of role 'assistant': give the answer "
+            "as a text, or as that turn"
+        )
+    return _text(value, index, column)
+
+
+def _text(value: Any, index: int, column: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(
+            f"column {column!r}, row {index} holds a {type(value).__name__} ({value!r:.40}), expected a text: written out, a number "
+            "may be another text than is meant (3 or 3.0, a class or its name); make a text column of it"
+        )
+    return value
+
+
+def _has_content(message: Message) -> bool:
+    content = message.get("content")
+    return bool(content.strip()) if isinstance(content, str) else bool(content)
+
+
+def _missing(row: Row, index: int, column: str, also: str) -> DataError:
+    state = "is null" if column in row else "is not there"
+    return DataError(
+        f"row {index}: column {column!r} {state} ({also}); {columns_near(column, row)}. Name the columns of your data with messages, "
+        "prompt, completion or text, or the view's templates"
+    )

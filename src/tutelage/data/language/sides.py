@@ -1,0 +1,191 @@
+"""One model's side of the examples: its prompts and its completions in its own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tutelage.data.language.conversations import Example, Message
+from tutelage.data.language.cutting import Cutter
+from tutelage.data.language.prompts import Asked, PromptView, ask
+from tutelage.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as a model reads it: ``text`` as rendered, ``tokens`` with what the tokenizer puts in front, ``chat`` turns or None."""
+
+    text: str
+    tokens: list[int]
+    asked: Asked
+
+
+class Side:
+    """One model's side.
+
+    Args:
+        name: ``student`` or ``teacher``, for messages.
+        view: what it sees.
+        tokenizer: its own.
+    """
+
+    def __init__(self, name: str, view: PromptView, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name, self.view, self.cutter = name, view, Cutter(tokenizer)
+        self.tokenizer = tokenizer
+        self._checked = False
+
+    def prompts(self, examples: Sequence[Example]) -> list[Prompt]:
+        """What the model reads before each answer.
+
+        Raises:
+            ConfigError: the tokenizer has no chat template, or one that does not show what the view has.
+            DataError: a template that cannot be filled in or rendered.
+        """
+        asked = [ask(self.view, example, self.name) for example in examples]
+        texts: list[str] = []
+        for example, one in zip(examples, asked, strict=True):
+            _refuse_half_characters(text := self._rendered(one, example), f"views.{self.name}", example)
+            texts.append(text)
+        front = list(self.cutter.front)
+        prompts: list[Prompt] = []
+        for one, text, tokens in zip(asked, texts, self.cutter.many(texts), strict=True):
+            # a chat template writes its own BOS, and a plain template may
+            bare = one.chat or (front and tokens[: len(front)] == front)
+            prompts.append(Prompt(text, tokens if bare else front + tokens, one))
+        return prompts
+
+    def completions(self, examples: Sequence[Example], prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The tokens of each answer as they follow its prompt, with the one that ends it.
+
+        Raises:
+            ConfigError: a tokenizer without EOS where one has to end the text.
+            DataError: a chat template under which the answer does not follow the prompt.
+        """
+        texts = [self._answer(example, prompt) for example, prompt in zip(examples, prompts, strict=True)]
+        for example, text in zip(examples, texts, strict=True):
+            _refuse_half_characters(text, "the completion", example)
+        wholes = self.cutter.many([prompt.text + text for prompt, text in zip(prompts, texts, strict=True)])
+        found: list[list[int]] = []
+        for prompt, text, whole in zip(prompts, texts, wholes, strict=True):
+            bare = self.cutter.one(prompt.text) if self._dressed(prompt) else prompt.tokens
+            found.append(self._ended(self.cutter.after(bare, whole, text), prompt.asked.chat))
+        return found
+
+    def _dressed(self, prompt: Prompt) -> bool:
+        return not prompt.asked.chat and bool(self.cutter.front)
+
+    def _ended(self, tokens: list[int], chat: bool) -> list[int]:
+        place = self.cutter.ending(tokens) if chat else None
+        if place is not None:
+            return tokens[: place + 1]
+        while chat and tokens and self.cutter.is_space(tokens[-1]):
+            tokens.pop()
+        return tokens if tokens and tokens[-1] == self.eos else [*tokens, self.eos]
+
+    @cached_property
+    def eos(self) -> int:
+        """The tokenizer's EOS.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        eos: Any = self.tokenizer.eos_token_id
+        if eos is None:
+            raise ConfigError(
+                f"the {self.name}'s tokenizer has no EOS token to end a completion with: the student would never learn to stop; set its "
+                "eos_token"
+            )
+        return int(eos)
+
+    def _rendered(self, asked: Asked, example: Example) -> str:
+        if asked.messages is None:
+            return asked.text
+        text = self._render(asked.messages, example, generation=True)
+        if not self._checked:
+            self._refuse_unseen(asked.messages, text, example)
+            self._checked = True
+        return text
+
+    def _answer(self, example: Example, prompt: Prompt) -> str:
+        answer = example.answer
+        assert answer is not None
+        if prompt.asked.messages is None:
+            if isinstance(answer, str):
+                return answer
+            content = answer.get("content")
+            if not isinstance(content, str):
+                raise DataError(
+                    f"row {example.index}: the answer is a turn without a text, which only a chat template can write; give the {self.name} "
+                    "a chat view, or drop the row"
+                )
+            return content
+        turn: Message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+        whole = self._render([*prompt.asked.messages, turn], example, generation=False)
+        if not whole.startswith(prompt.text):
+            raise DataError(
+                f"row {example.index}: the chat template of the {self.name}'s tokenizer writes a prompt alone otherwise than the same "
+                f"prompt with its answer: {_parting(prompt.text, whole)}. The student would be taught after another prompt than it is "
+                f"asked with; give views.{self.name}.template_options that make them alike (enable_thinking, for one), another chat template, or "
+                f"views.{self.name}.text"
+            )
+        return whole[len(prompt.text) :]
+
+    def _render(self, messages: list[Message], example: Example, *, generation: bool, tools: bool = True) -> str:
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"views.{self.name}, row {example.index}: the prompt is a chat, and the {self.name}'s tokenizer has no chat template: "
+                f"turns would be joined in a way that the model has never seen. Give views.{self.name}.text for a plain prompt (chat: false), or "
+                "a tokenizer with a chat template (tokenizer.chat_template)"
+            )
+        given = [dict(tool) for tool in self.view.tools] if self.view.tools and tools else None
+        try:
+            text: Any = self.tokenizer.apply_chat_template(
+                messages,
+                tools=given,  # pyright: ignore[reportArgumentType]
+                add_generation_prompt=generation,
+                tokenize=False,
+                **self.view.template_options,
+            )
+        except Exception as error:  # a template raises what it likes
+            roles = ", ".join(message["role"] for message in messages)
+            raise DataError(
+                f"row {example.index}: the chat template of the {self.name}'s tokenizer refuses the turns {roles}: {error}. Put what it "
+                f"does not take into views.{self.name}.user, or write the prompt out in views.{self.name}.text"
+            ) from error
+        return text
+
+    def _refuse_unseen(self, messages: list[Message], text: str, example: Example) -> None:
+        """Some templates leave out in silence what they do not know: the model would never see it."""
+        if self.view.tools and self._render(messages, example, generation=True, tools=False) == text:
+            unseen = "tools"
+        elif messages[0]["role"] == "system" and self._without_system(messages, example) == text:
+            unseen = "a system turn"
+        else:
+            return
+        raise ConfigError(
+            f"views.{self.name}: the chat template of the {self.name}'s tokenizer does not write {unseen}: the prompt is the same without, "
+            f"and the model would never see it; say it in views.{self.name}.user"
+        )
+
+    def _without_system(self, messages: list[Message], example: Example) -> str | None:
+        return self._render(messages[1:], example, generation=True) if len(messages) > 1 else None
+
+
+def _parting(prompt: str, whole: str) -> str:
+    at = next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
+    start = max(0, at - 20)
+    return f"from character {at:,} on, {prompt[start : at + 20]!r} became {whole[start : at + 20]!r}"
+
+
+def _refuse_half_characters(text: str, where: str, example: Example) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}, row {example.index}: character {error.start} is half of a surrogate pair, no character by itself, and no "
+            "tokenizer takes it; mend the file's encoding"
+        ) from error
