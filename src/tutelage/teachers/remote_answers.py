@@ -108,7 +108,7 @@ class Reading:
         ids: list[list[int]] = []
         probs: list[list[float]] = []
         for place in range(first, len(text)):
-            kept = self._kept(places[place], f"{who}, token {place} ({text[place]})")
+            kept = self._kept(places[place], text[place], f"{who}, token {place} ({text[place]})")
             ids.append([token for token, _ in kept])
             probs.append([probability for _, probability in kept])
         return ids, probs
@@ -127,16 +127,19 @@ class Reading:
             )
         return found
 
-    def _kept(self, place: Json, who: str) -> list[tuple[int, float]]:
+    def _kept(self, place: Json, own: int, who: str) -> list[tuple[int, float]]:
         wanted = min(self.k, self.classes)
         found = [(_number(token, who), _log_p(log_p, who)) for token, log_p in place.items()]
-        kept = sorted(found, key=lambda pair: -pair[1])[:wanted]
+        found.sort(key=lambda pair: -pair[1])
+        kept = found[:wanted]
         if len(kept) < wanted:
             raise TeacherError(
                 f"{who}: the server gave {len(kept)} log-probabilities of {wanted}: what it left out would count as the improbable rest; "
                 "ask for fewer (teacher.k), or let the server give more (vLLM: --max-logprobs)"
             )
-        token, least = kept[-1]
+        # the text's own token may be beside the most probable ones, and impossible for the teacher
+        behind = [pair for pair in found[wanted:] if pair[0] != own]
+        token, least = (kept + behind)[-1]
         if least <= _CLAMPED:
             raise TeacherError(
                 f"{who}: the log-probability of token {token} is {least:g}, which stands for one that was masked or clamped: it would be "

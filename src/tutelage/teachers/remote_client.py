@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -108,6 +109,7 @@ class RemoteClient:
         self._timeout, self._retries = timeout, retries
         #: How often a server was found away or failing so far: what answers afterwards may be another one.
         self.interruptions = 0
+        self._counting = threading.Lock()
         host = urllib.parse.urlsplit(self.root).hostname or ""
         proxies = [urllib.request.ProxyHandler({})] if host in _LOOPBACK else []
         self._opener = urllib.request.build_opener(_NoRedirection(), *proxies)
@@ -147,7 +149,8 @@ class RemoteClient:
             found = self._attempt(method, path, body, asked)
             if isinstance(found, Answer):
                 return found
-            self.interruptions += 1
+            with self._counting:
+                self.interruptions += 1
             failure = found.why
             if attempt < self._retries:
                 wait = _wait(attempt, found.asked_wait, asked, failure)
