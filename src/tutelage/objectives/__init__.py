@@ -27,6 +27,7 @@ from tutelage.objectives.objective import Component, Objective, ObjectiveValue, 
 from tutelage.objectives.relation import DIST
 from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
 from tutelage.objectives.schedules import Constant, Cosine, Linear, Piecewise, Schedule, as_schedule
+from tutelage.objectives.universal import UniversalLogitDistance
 from tutelage.objectives.virtual import TeacherFree
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "SimilarityPreserving",
     "TeacherFree",
     "Term",
+    "UniversalLogitDistance",
     "alpha_beta",
     "as_objective",
     "as_schedule",

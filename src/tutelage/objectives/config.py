@@ -25,6 +25,7 @@ from tutelage.objectives.objective import Objective, Term
 from tutelage.objectives.relation import DIST
 from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
 from tutelage.objectives.schedules import Schedule, as_schedule, nearest
+from tutelage.objectives.universal import UniversalLogitDistance
 from tutelage.objectives.virtual import TeacherFree
 
 _Entry = tuple[Callable[..., Term], tuple[str, ...]]
@@ -34,7 +35,7 @@ _ON_LAYERS = (Hint, AttentionTransfer, CosineHidden, SimilarityPreserving, RKD, 
 
 
 def _entries() -> dict[str, _Entry]:
-    classes = (CrossEntropy, KL, LogitMSE, DKD, DIST, TeacherFree, *_ON_LAYERS)
+    classes = (CrossEntropy, KL, LogitMSE, DKD, DIST, TeacherFree, UniversalLogitDistance, *_ON_LAYERS)
     entries: dict[str, _Entry] = {c.name: (c, tuple(f.name for f in dataclasses.fields(c))) for c in classes}
     for name, definition in DEFINITIONS.items():
         options = ("temperature", "scale_by_t2", "standardise", *definition.parameters)
@@ -48,7 +49,7 @@ _TERMS = _entries()
 def objective_from_config(items: Sequence[Mapping[str, Any]]) -> Objective:
     """The objective that a config's ``objective:`` describes; what :meth:`Objective.describe` gives back.
 
-    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist``, ``teacher_free``, a
+    Each item has ``term`` (``cross_entropy``, ``kl``, ``logit_mse``, ``dkd``, ``dist``, ``teacher_free``, ``uld``, a
     divergence's name, or a term on layers: ``hint``, ``attention_transfer``, ``cosine_hidden``,
     ``similarity_preserving``, ``rkd``, ``pkt``, ``crd``, ``vid``), ``weight`` (a number or a schedule; 1 if absent),
     and the term's own options. A term on layers has ``student`` and ``teacher``, or ``layers: [[student layer,

@@ -14,7 +14,7 @@ from tutelage.data.language.token_bytes import END, NO_TEXT, token_bytes
 from tutelage.errors import ConfigError, DataError
 
 #: How many sets of choices are kept: those after a few letters come again and again.
-_KEPT = 4096
+_KEPT = 1 << 14
 
 
 class Choices(NamedTuple):
