@@ -29,6 +29,7 @@ from tutelage.training.checkpoints import (
     verify_resumable,
 )
 from tutelage.training.identity import compare_runs
+from tutelage.training.time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +87,7 @@ class AbstractCommittingTrainer(Trainer, ABC):
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         """As ``Trainer``'s, which would take one step more when it resumes a run that had already ended."""
-        if self.state.global_step >= self.state.max_steps or any(
-            callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EarlyStoppingCallback)
-        ):
+        if self.state.global_step >= self.state.max_steps or any(map(_has_ended, self.callback_handler.callbacks)):
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **options)
@@ -169,3 +166,10 @@ class AbstractCommittingTrainer(Trainer, ABC):
     def _is_plain_module(self) -> bool:
         model = unwrapped(self._student)
         return not isinstance(model, PreTrainedModel) and not hasattr(model, "peft_config")
+
+
+def _has_ended(callback: object) -> bool:
+    """Whether a callback had stopped the training before."""
+    if isinstance(callback, EarlyStoppingCallback):
+        return callback.early_stopping_patience_counter >= callback.early_stopping_patience
+    return isinstance(callback, TimeBudget) and callback.used_up

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,14 +14,12 @@ from transformers import TrainerCallback
 
 from tutelage.data import Batch, Completions, Draws, TransferSet
 from tutelage.errors import ConfigError, DataError
+from tutelage.models.writing import Sampling, write
 from tutelage.objectives import Objective
 from tutelage.ragged import Ragged
 from tutelage.signals import ClassMap
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, StoredTeacher, Teacher
 from tutelage.training.term_weights import UNSHARDED
-
-if TYPE_CHECKING:
-    from tutelage.models.writing import Sampling
 
 _STREAM = "on-policy"
 
@@ -173,8 +171,6 @@ class StudentWriter(TrainerCallback):
         return result
 
     def _write(self, student: nn.Module, prompts: Ragged, step: int) -> Ragged:
-        from tutelage.models.writing import write
-
         plan, began = self._plan, time.perf_counter()
         process = torch.tensor([self._rank])
         seed = int(Draws(self._seed, step, process).bits(f"{_STREAM}|{plan.sampling.seed}", 1)[0, 0] >> 1)
@@ -187,18 +183,18 @@ class StudentWriter(TrainerCallback):
         self._tokens += len(completions.values)
         return completions
 
-    def counts(self) -> Tensor:
-        """Seconds of writing, seconds of all steps, completions, those that ended by themselves, their tokens: float64 ``[5]``."""
-        counted = [self._writing_seconds, self._steps_seconds, self._completions, self._finished, self._tokens]
-        return torch.tensor(counted, dtype=torch.float64)
+    def line(self, over_processes: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """What is logged of the steps since the last line, over all processes; the next line begins anew.
 
-
-def in_words(counts: Tensor) -> dict[str, float]:
-    """What is logged of :meth:`StudentWriter.counts`, summed over all processes: the writing's share of the time, how many tokens were
-    written, and what share of the completions ended before ``max_new_tokens`` (where nothing was written, it is not there)."""
-    writing, steps, completions, finished, tokens = counts.tolist()
-    logged = {"generation_share": writing / steps if steps else 0.0, "on_policy_tokens": tokens}
-    return {**logged, "on_policy_finished": finished / completions} if completions else logged
+        Returns:
+            The writing's share of their time, how many tokens were written, and what share of the completions ended by themselves,
+            where there were any.
+        """
+        here = [self._writing_seconds, self._steps_seconds, self._tokens, self._completions, self._finished]
+        writing, steps, tokens, completions, finished = over_processes(torch.tensor(here, device=device)).tolist()
+        self.forget()
+        said = {"generation_share": writing / steps if steps else 0.0, "on_policy_tokens": tokens}
+        return {**said, "on_policy_finished": finished / completions} if completions else said
 
 
 def _bound_to_given(teacher: Teacher | None) -> Teacher | None:

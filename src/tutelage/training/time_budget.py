@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -54,11 +55,16 @@ class TimeBudget(TrainerCallback, ExportableState):
         if self.used_up:
             control.should_training_stop = control.should_log = True
 
-    def _go_on(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_event(self, args: Any, state: Any, control: Any, *_: Any, **__: Any) -> None:  # noqa: ARG002
         """Leave out what came before."""
         self._mark = time.perf_counter()
 
-    on_train_begin = on_epoch_begin = on_log = on_evaluate = on_predict = on_save = _go_on
+    on_train_begin = on_epoch_begin = on_log = on_evaluate = on_save = on_event
+
+
+def time_budget(callbacks: Iterable[object]) -> TimeBudget | None:
+    """The budget among a trainer's callbacks; after a resumption that is another object than was given."""
+    return next((callback for callback in callbacks if isinstance(callback, TimeBudget)), None)
 
 
 def _the_first_processes(seconds: float, device: torch.device) -> float:

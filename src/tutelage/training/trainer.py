@@ -40,8 +40,10 @@ from tutelage.training.listening import (
     student_signals,
     teacher_signals,
 )
-from tutelage.training.on_policy import OnPolicy, StudentWriter, in_words, refuse_on_policy
+from tutelage.training.on_policy import OnPolicy, StudentWriter, refuse_on_policy
+from tutelage.training.step_log import StepLog
 from tutelage.training.term_weights import TermWeights
+from tutelage.training.time_budget import time_budget
 
 _PROBED = 4
 
@@ -51,7 +53,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
 
     - The loss is ``Σ_k weight_k · sum_k / count_k`` with counts over the whole accumulated batch and all processes:
       one batch of 64, 4 of 16 and uneven masks give the same gradient.
-    - Each component's value is logged as ``loss/<name>``.
+    - Each component's mean a step is logged as ``loss/<name>``.
     - A checkpoint is complete or not there; ``train(resume_from_checkpoint=True)`` goes on from the newest good one, or
       starts anew where there is none, and ends with the same weights bit for bit (CPU, float32, same threads).
     - A loss or gradient that is not finite stops the run before the step (:class:`tutelage.errors.NonFiniteError`).
@@ -144,8 +146,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         self._window: list[Batch] = []
         self._window_counts: Tensor | None = None
         self._window_losses: list[Tensor] = []
-        self._component_sums: dict[str, Tensor] = {}
-        self._component_steps = 0
+        self._step_log = StepLog()
         if self._writer is not None:
             self._writer.forget()
 
@@ -187,7 +188,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
                 self._window = self._writer.rewritten(self._window, self.state.global_step, self._student)
         counts = functools.reduce(torch.add, (self.objective.counts(rows_of(batch)) for batch in self._window))
         self._window_counts = self._over_processes(counts.to(device))
-        self._component_steps += 1
+        self._step_log.step_begins()
         return self._window, None
 
     @property
@@ -267,16 +268,8 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         """This micro-batch's share of the step's loss; with outputs, ``{"logits": [N, C]}`` or ``{"head_logits": HeadLogits}``."""
         student = student_signals(model, inputs, self._layers, self._shared)
         said = teacher_signals(self.teacher, inputs, self._shared)
-        outcome = self.objective(
-            student,
-            said,
-            rows_of(inputs),
-            progress=self._progress,
-            counts=self._window_counts,
-        )
-        for name, value in outcome.components.items():
-            before = self._component_sums.get(name)
-            self._component_sums[name] = value if before is None else before + value
+        outcome = self.objective(student, said, rows_of(inputs), progress=self._progress, counts=self._window_counts)
+        self._step_log.add(outcome.components)
         self._window_losses.append(outcome.total.detach())
         # Data-parallel wrappers average gradients over processes; the counts are already those of all of them.
         total = outcome.total * self._processes if self._processes > 1 else outcome.total
@@ -357,15 +350,13 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
     # Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each component's mean per step since the last training line."""
-        if "loss" in logs and self._component_sums:
-            for name, value in self._component_sums.items():
-                logs[f"loss/{name}"] = float(self._over_processes(value)) / max(self._component_steps, 1)
-            self._component_sums = {}
-            self._component_steps = 0
+        """Log, with what there is to say of the steps since the last training line."""
+        if "loss" in logs:
+            logs.update(self._step_log.line(self._over_processes))
             if self._writer is not None:
-                logs.update(in_words(self._over_processes(self._writer.counts().to(self.args.device))))
-                self._writer.forget()
+                logs.update(self._writer.line(self._over_processes, self.args.device))
+            if (budget := time_budget(self.callback_handler.callbacks)) is not None:
+                logs["training_seconds"] = budget.spent
         super().log(logs, start_time)
 
     def _over_processes(self, value: Tensor) -> Tensor:
@@ -385,7 +376,9 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         """What decides this run's weights, as it is written into each checkpoint."""
         student, data = unwrapped(self._student), self._transfer_set
         run = describe_run(self.args, self.objective, student, data, self._own_optimizer, self.class_map)
-        own = {"on_policy": self._on_policy.describe()} if self._on_policy is not None else {}
+        own: dict[str, Any] = {"on_policy": self._on_policy.describe()} if self._on_policy is not None else {}
+        if (budget := time_budget(self.callback_handler.callbacks)) is not None:
+            own["time_budget"] = budget.seconds
         return {**run, **own, **self._extra_fingerprint}
 
     def identify(self) -> Fingerprint:
