@@ -1,11 +1,13 @@
 """Load a model, call it, and find the logits in what it returns, or its head, with what its inner layers gave."""
 
 from tutelage.models.calling import class_logits, count_parameters, on_device
+from tutelage.models.language import load_language_model
 from tutelage.models.layers import block_names, check_layers
 from tutelage.models.loading import ModelSource, import_from_file, load_model
 from tutelage.models.rows import bad_rows, scores_and_features
 from tutelage.models.sampling import Sampling
 from tutelage.models.scoring import choice_scores
+from tutelage.models.shrinking import keep_layers
 from tutelage.models.tapping import logits_and_features
 from tutelage.models.writing import Written, write
 
@@ -20,6 +22,8 @@ __all__ = [
     "class_logits",
     "count_parameters",
     "import_from_file",
+    "keep_layers",
+    "load_language_model",
     "load_model",
     "logits_and_features",
     "on_device",

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -32,8 +32,9 @@ class ModelSource:
     Args:
         python: ``"file.py:function"``, relative to ``folder``; the function builds the module.
         arguments: keyword arguments of that function, or the config overrides of a hub model (e.g. ``num_labels``).
-        hub: a Hugging Face model id or a folder that ``from_pretrained`` reads; loaded as a sequence or image classifier,
-            in float32 whatever the file holds, unless ``arguments`` has another ``dtype``.
+        hub: a Hugging Face model id or a folder that ``from_pretrained`` reads; loaded as a sequence or image classifier, or as a
+            causal language model (:func:`tutelage.models.load_language_model`), in float32 whatever the file holds, unless ``arguments``
+            has another ``dtype``.
         revision: the hub revision (a commit hash pins it).
         checkpoint: a ``.safetensors`` file of weights for the module.
         allow_pickle: read pickled weights (a ``checkpoint`` that is not ``.safetensors``, a hub folder's
@@ -50,13 +51,24 @@ class ModelSource:
     folder: Path = Path()
 
 
-def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0, trained: bool = False) -> nn.Module:
+#: How a hub model is loaded, beside what its config says.
+_LOADING = ("dtype", "attn_implementation", "quantization_config")
+
+
+def load_model(
+    source: ModelSource | Mapping[str, Any],
+    *,
+    seed: int = 0,
+    trained: bool = False,
+    task: Literal["classification", "language_model"] = "classification",
+) -> nn.Module:
     """Build the model a source names; fresh weights are drawn under ``seed``, without touching the global generator.
 
     Args:
         source: a :class:`ModelSource`, or its fields as a mapping, as a config has them.
         seed: seeds the initialisation.
         trained: refuse a hub model some of whose weights are not in its files (a fresh head, say).
+        task: what a hub model is loaded for.
 
     Raises:
         ConfigError: the file, function or combination of keys is wrong.
@@ -77,7 +89,7 @@ def load_model(source: ModelSource | Mapping[str, Any], *, seed: int = 0, traine
         raise ConfigError(
             f"'revision: {source.revision}' pins a hub model, but the model is {source.python!r}; drop it"
         )
-    model = _from_python(source, seed) if source.python is not None else _from_hub(source, seed, trained)
+    model = _from_python(source, seed) if source.python is not None else _from_hub(source, seed, trained, task)
     if source.checkpoint is not None:
         load_weights(model, source.folder / source.checkpoint, allow_pickle=source.allow_pickle)
     return model
@@ -236,37 +248,46 @@ def _from_python(source: ModelSource, seed: int) -> nn.Module:
     return model
 
 
-def _from_hub(source: ModelSource, seed: int, trained: bool) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+def _kind(config: Any, task: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    if task == "language_model":
+        return AutoModelForCausalLM
+    images = type(config) in AutoModelForImageClassification._model_mapping  # pyright: ignore[reportPrivateUsage]
+    return AutoModelForImageClassification if images else AutoModelForSequenceClassification
+
+
+def _from_hub(source: ModelSource, seed: int, trained: bool, task: str) -> nn.Module:
+    from transformers import AutoConfig
 
     assert source.hub is not None
     local = source.folder / source.hub
     name = str(local) if local.is_dir() else source.hub
+    # by default the file's own dtype is kept, and a student would be trained in bare bfloat16
+    options = {"dtype": "float32"} | {key: source.arguments[key] for key in _LOADING if key in source.arguments}
+    overrides = {key: value for key, value in source.arguments.items() if key not in _LOADING}
     try:
         config, unused = AutoConfig.from_pretrained(
-            name, revision=source.revision, trust_remote_code=False, return_unused_kwargs=True, **source.arguments
+            name, revision=source.revision, trust_remote_code=False, return_unused_kwargs=True, **overrides
         )
         if unused:
             raise ConfigError(
                 f"'hub: {source.hub}': the config of {type(config).__name__} has no {', '.join(map(repr, unused))}, which would be "
                 "ignored; correct the name in 'arguments'"
             )
-        images = type(config) in AutoModelForImageClassification._model_mapping  # pyright: ignore[reportPrivateUsage]
-        kind = AutoModelForImageClassification if images else AutoModelForSequenceClassification
         with _seeded(seed):
-            model, loading = kind.from_pretrained(
+            model, loading = _kind(config, task).from_pretrained(
                 name,
                 output_loading_info=True,
                 config=config,
                 revision=source.revision,
                 trust_remote_code=False,
                 use_safetensors=not source.allow_pickle or None,
-                # by default the file's own dtype is kept, and a student would be trained in bare bfloat16
-                dtype=source.arguments.get("dtype", "float32"),
+                **options,
             )
     except ConfigError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"'hub: {source.hub}' could not be loaded: {error}. Expected the id of a model on the hub (reachable, or already "
             f"in the cache when offline) or a folder; {local} is {'a' if local.is_dir() else 'not a'} folder. Weights are read "
