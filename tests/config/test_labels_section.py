@@ -97,13 +97,13 @@ def test_what_is_said_is_what_the_study_keeps(tmp_path: Path) -> None:
 
 def test_places_of_the_store(tmp_path: Path) -> None:
     """A URL that was taken for a path would make a folder called s3: beside the config."""
-    labels = labels_of(checked({"store": "memory://labels"}), tmp_path)
+    labels = labels_of(checked({"store": "memory://labels"}).labels, tmp_path)
     assert labels is not None
     assert labels.place(tmp_path) == "memory://labels"
-    own = labels_of(checked({}), tmp_path)
+    own = labels_of(checked({}).labels, tmp_path)
     assert own is not None
     assert own.place(tmp_path / "run") == tmp_path / "run" / "labels"
-    assert labels_of(check_config(BASE, "here"), tmp_path) is None
+    assert labels_of(check_config(BASE, "here").labels, tmp_path) is None
 
 
 def test_another_store_is_another_teacher_of_a_sweep(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tutelage import __version__
+from tutelage.cli.generate import generate
 from tutelage.cli.inspect import inspect
 from tutelage.cli.label import label
 from tutelage.cli.naming import command_line, run_folder
@@ -81,7 +82,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, or continue one that was cut off: the same command goes on where it stopped."""
-    from tutelage.config import load_config
+    from tutelage.config import LanguageConfig, load_config
 
     checked = load_config(config, overrides or [])
     folder = run_folder(config, out)
@@ -89,22 +90,30 @@ def run(
         raise ConfigError(
             f"--out {folder} is the config's own folder: the run would overwrite {config} with its resolved copy; name another folder"
         )
-    from tutelage.config.building import build_study
     from tutelage.report import write_report
 
     quieten_libraries()
-    study = build_study(checked, config.parent, command_line("run", config, out, overrides or []))
+    command = command_line("run", config, out, overrides or [])
+    if isinstance(checked, LanguageConfig):
+        from tutelage.cli.language import summarise_language
+        from tutelage.config.language.building import build_language_study
+
+        study, show = build_language_study(checked, config.parent, command), summarise_language
+        arms = [*study.arms, *study.extra_arms]
+    else:
+        from tutelage.config.building import build_study
+
+        study, show = build_study(checked, config.parent, command), summarise
+        arms = list(study.objectives)
     try:
         with Watcher(study.trainings) as watcher:
-            watcher.say(
-                f"{study.title}: {', '.join(study.objectives)} with {seeds_said(len(study.seed_list))}, into {folder}"
-            )
+            watcher.say(f"{study.title}: {', '.join(arms)} with {seeds_said(len(study.seed_list))}, into {folder}")
             result = study.run(folder, watcher)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     page = write_report(folder)
-    summarise(result)
+    show(result)
     typer.echo(f"\npage:   {page}\nrecord: {folder / 'result.json'}")
 
 
@@ -116,6 +125,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.", show
     typer.echo(f"page: {write_report(run)}")
 
 
+app.command()(generate)
 app.command()(inspect)
 app.command()(label)
 app.command()(plan)

@@ -14,6 +14,11 @@ from tutelage.cli.watching import Watcher
 
 _INTERRUPTED = 130
 
+_LANGUAGE_MODELS = (
+    "`tutelage run` tells how a language model's teacher does with each view, and how far every student is from it; `tutelage label` keeps "
+    "its answers"
+)
+
 
 def inspect(
     config: Annotated[Path, typer.Argument(help="The config whose teacher to look at.", show_default=False)],
@@ -29,9 +34,9 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what the teacher's soft targets contain, and which temperature and weight to begin with. Asks nothing of the test split."""
-    from tutelage.config import load_config
+    from tutelage.config.reading import load_classifier_config
 
-    checked = load_config(config, overrides or [])
+    checked = load_classifier_config(config, overrides or [], instead=_LANGUAGE_MODELS)
     folder = run_folder(config, out)
     from tutelage.config.building import build_study
     from tutelage.report.knowledge_page import write_inspection

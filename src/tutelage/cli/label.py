@@ -33,7 +33,7 @@ def label(
     ] = False,
 ) -> None:
     """Keep the teacher's answers to the transfer set in a store, or go on with one: damaged shards are labelled again, and no others."""
-    from tutelage.config import load_config
+    from tutelage.config import LanguageConfig, load_config
 
     checked = load_config(config, overrides or [])
     folder = run_folder(config, out)
@@ -45,16 +45,24 @@ def label(
     from tutelage.config.building import build_study, labels_of
 
     quieten_libraries()
-    labels = labels_of(checked, config.parent)
+    labels = labels_of(checked.labels, config.parent)
     assert labels is not None
     place = labels.place(folder)
     if verify:
         _verify(place)
         return
-    study = build_study(checked, config.parent, command_line("label", config, out, overrides or []))
+    command = command_line("label", config, out, overrides or [])
+    if isinstance(checked, LanguageConfig):
+        from tutelage.config.language.building import build_language_study
+
+        study = build_language_study(checked, config.parent, command)
+        trainings, examples = 0, len(study.data.train)
+    else:
+        study = build_study(checked, config.parent, command)
+        trainings, examples = study.teacher_trainings, len(study.splits.train)
     try:
-        with Watcher(study.teacher_trainings + 1) as watcher:
-            watcher.say(f"{study.title}: labelling {len(study.splits.train):,} examples, into {place}")
+        with Watcher(trainings + 1) as watcher:
+            watcher.say(f"{study.title}: labelling {examples:,} examples, into {place}")
             record = study.label(folder, watcher)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on after the last finished shard", err=True)

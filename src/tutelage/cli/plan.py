@@ -13,6 +13,11 @@ from tutelage.cli.release import quieten_libraries
 
 _INTERRUPTED = 130
 
+_LANGUAGE_MODELS = (
+    "run it with  --set training.max_steps=20 --out trial  and read the tokens a second; with a section labels: the teacher is asked once, "
+    "by `tutelage label`, which tells what its answers take"
+)
+
 _WAYS = {"live": "live", "memory": "in memory", "dense": "dense store", "sparse": "sparse store"}
 
 
@@ -30,9 +35,9 @@ def plan(
     ] = None,
 ) -> None:
     """Measure teacher and student for a few steps: what asking, remembering and storing the teacher's answers would cost here."""
-    from tutelage.config import load_config
+    from tutelage.config.reading import load_classifier_config
 
-    checked = load_config(config, overrides or [])
+    checked = load_classifier_config(config, overrides or [], instead=_LANGUAGE_MODELS)
     folder = run_folder(config, out)
     from tutelage.config.building import build_study
     from tutelage.studies.planning import PLAN, plan_study

@@ -40,7 +40,7 @@ def summarise(result: Mapping[str, Any]) -> None:
         cells = (f"{mean['accuracy']:.1%}", span, f"{mean['nll']:.3f}", f"{mean['ece']:.3f}", agreement)
         table.add_row(Text(name), *cells)
     console.print(table)
-    _verdict(console, result["verdict"])
+    say_verdict(console, result["verdict"])
 
 
 def summarise_artefact(name: str, shipped: Mapping[str, Any], *, timed: bool) -> None:
@@ -86,7 +86,7 @@ def summarise_check(name: str, result: Mapping[str, Any], shipped: Mapping[str, 
         soft_wrap=True,
     )
     _measured(console, shipped.get("measured"))
-    _verdict(console, check)
+    say_verdict(console, check)
 
 
 def _measured(console: Console, measured: Mapping[str, Any] | None) -> None:
@@ -138,7 +138,8 @@ def _labelled(row: Mapping[str, Any]) -> str:
     return row["model"] if row.get("length") is None else f"{row['model']}, {row['length']} tokens"
 
 
-def _verdict(console: Console, verdict: Mapping[str, Any]) -> None:
+def say_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
+    """The decision, then each gate and why."""
     from rich.text import Text
 
     decision = verdict["decision"]

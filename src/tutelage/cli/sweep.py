@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 
+_LANGUAGE_MODELS = (
+    "name what you want to compare as arms of your own (study.arms), which share data, budget and page, or give `tutelage run` each value "
+    "with --set and an --out of its own"
+)
+
 #: Trials that the terminal shows; the page has them all.
 _SHOWN = 10
 
@@ -37,10 +42,10 @@ def sweep(
     ] = None,
 ) -> None:
     """Try many configurations, choose on the validation split, and run the winner whole. The same command goes on."""
-    from tutelage.config import load_config
+    from tutelage.config.reading import load_classifier_config
     from tutelage.config.searching import build_search
 
-    checked = load_config(config, overrides or [])
+    checked = load_classifier_config(config, overrides or [], instead=_LANGUAGE_MODELS)
     folder = out if out is not None else run_folder(config, None).with_name(f"{run_folder(config, None).name}-sweep")
     search = build_search(checked, config.parent, command_line("sweep", config, out, _recordable(overrides or [])))
     from tutelage.report import write_report

@@ -14,7 +14,7 @@ from tutelage.config.company import RECIPES
 from tutelage.config.explaining import nearest
 from tutelage.config.mapping import with_layers
 from tutelage.config.models import build_chain, build_recipe, build_teacher, facts_of, maker, model_source, naming
-from tutelage.config.schema import DataSection, StudyConfig, ViewStep
+from tutelage.config.schema import DataSection, LabelsSection, StudyConfig, ViewStep
 from tutelage.data import (
     Chain,
     DataSource,
@@ -79,7 +79,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
         chain=build_chain(config, folder),
-        labels=labels_of(config, folder),
+        labels=labels_of(config.labels, folder),
         together=None if config.study.together == "auto" else config.study.together,
         title=config.title or folder.resolve().name,
         processing=tokenizer,
@@ -91,14 +91,13 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     )
 
 
-def labels_of(config: StudyConfig, folder: Path) -> Labels | None:
+def labels_of(said: LabelsSection | None, folder: Path) -> Labels | None:
     """A study's ``labels``; None where the config has no such section.
 
     Args:
-        config: the config.
-        folder: where it lies.
+        said: the section.
+        folder: where the config lies.
     """
-    said = config.labels
     if said is None:
         return None
     store = folder / said.store if said.store is not None and "://" not in said.store else said.store

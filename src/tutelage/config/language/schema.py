@@ -17,6 +17,8 @@ class LanguageSplitsSection(Section):
 
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] | None = None
+    by: str | Annotated[list[str], Field(min_length=1)] | None = None
+    drop_overlap: bool = False
 
 
 class LanguageDataSection(Section):
@@ -39,6 +41,7 @@ class LanguageDataSection(Section):
     max_length: Annotated[int, Field(ge=2)] = 512
     layout: Literal["padded", "packed"] = "padded"
     drop_long: bool = False
+    drop_empty: bool = False
     pack_text: bool = False
     limit: Positive | None = None
     seed: Seed = 0
@@ -185,6 +188,7 @@ class ScoreSection(Section):
     column: str | None = None
     exact_match: str | None = None
     python: str | None = None
+    fraction: bool = True
     max_new_tokens: Positive = 64
 
 

@@ -1,0 +1,185 @@
+"""The student and the teacher that a language model's config names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.config.language.schema import LanguageConfig, RemoteSection
+from tutelage.config.language.served import ServedSpeaker
+from tutelage.config.language.texts import Tokenizers
+from tutelage.config.models import model_source, naming
+from tutelage.config.schema import ModelSection
+from tutelage.data import Ragged
+from tutelage.data.language import eos_ids
+from tutelage.data.language.crossing import Crossing
+from tutelage.errors import ConfigError
+from tutelage.evaluation.task_score import Speaker
+from tutelage.models import ModelSource
+from tutelage.models.adapters import with_lora
+from tutelage.models.language import load_language_model
+from tutelage.models.shrinking import keep_layers
+from tutelage.studies.arm import weights_digest
+from tutelage.studies.language import LanguageData
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
+from tutelage.teachers.remote import RemoteTeacher
+
+#: Of a teacher's arguments, those that say how its weights are held: a student made from it is trained in float32 all the same.
+_HELD = ("dtype", "quantization_config", "device_map")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A config's teacher.
+
+    Args:
+        heard: as students are taught by it.
+        speaker: who writes and scores in its place; None for its own model.
+    """
+
+    heard: Teacher
+    speaker: Speaker | None
+
+
+def student_maker(config: LanguageConfig, folder: Path) -> Callable[[], nn.Module]:
+    """Makes fresh students; whoever calls it has seeded torch."""
+    lora = config.student.lora
+
+    def make() -> nn.Module:
+        model = bare_student(config, folder)
+        if lora is None:
+            return model
+        with naming("student.lora"):
+            return with_lora(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+
+    return make
+
+
+def bare_student(config: LanguageConfig, folder: Path) -> nn.Module:
+    """The student before any adapters."""
+    section = config.student
+    if section.origin is not None:
+        assert config.teacher.model is not None  # the check found one
+        source, where = _in_full_precision(model_source(config.teacher.model, folder)), "teacher.model"
+    else:
+        assert section.model is not None
+        source, where = model_source(section.model, folder), "student.model"
+    with naming(where):
+        model = load_language_model(source, seed=torch.initial_seed() % 2**32)
+    if section.layers is None:
+        return model
+    with naming("student.layers"):
+        return keep_layers(model, section.layers)
+
+
+def build_language_teacher(
+    config: LanguageConfig, folder: Path, tokenizers: Tokenizers, data: LanguageData, student: nn.Module
+) -> Taught:
+    """The teacher, as far as it can be heard in the student's vocabulary.
+
+    Args:
+        config: the config.
+        folder: where it lies.
+        tokenizers: of both.
+        data: what is taught on: its completions show which tokens end one.
+        student: an untouched one, without adapters.
+
+    Raises:
+        TutelageError: what is wrong with it, behind the key it stands under.
+    """
+    section, width = config.teacher, score_count(student)
+    if section.remote is not None:
+        served = _remote(section.remote, width)
+        own = tokenizers.teacher or tokenizers.student
+        many = config.generate.batch_size if config.generate is not None else 16
+        return Taught(served, ServedSpeaker(served, own, eos_ids(own), many))
+    if section.itself:
+        return Taught(ModuleTeacher(student), None)
+    if section.ensemble is not None:
+        members = [
+            _given(member.model, folder, f"teacher.ensemble.{number}.model")
+            for number, member in enumerate(section.ensemble)
+        ]
+        with naming("teacher.ensemble"):
+            teacher: Teacher = EnsembleTeacher(members, [member.weight for member in section.ensemble])
+    else:
+        assert section.model is not None
+        teacher = _given(section.model, folder, "teacher.model")
+    return Taught(_aligned(teacher, tokenizers, data, width), None)
+
+
+def score_count(model: nn.Module) -> int | None:
+    """How many scores a model gives for each token; None where it does not say."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # pyright: ignore[reportCallIssue]
+    weight = getattr(head, "weight", None)
+    return len(weight) if weight is not None else None
+
+
+def _in_full_precision(source: ModelSource) -> ModelSource:
+    return replace(source, arguments={name: value for name, value in source.arguments.items() if name not in _HELD})
+
+
+def _given(section: ModelSection, folder: Path, where: str) -> ModuleTeacher:
+    """One trained model."""
+    source = model_source(section, folder)
+    with naming(where):
+        model = load_language_model(source, trained=True)
+        if section.python is not None and section.checkpoint is None:
+            another = load_language_model(source, trained=True, seed=1)
+            if weights_digest(model) != weights_digest(another):
+                raise ConfigError(
+                    f"{section.python!r} makes other weights from another seed, so they are not trained ones, and the student would be "
+                    "taught noise; give 'checkpoint: file.safetensors', or load trained weights in that function"
+                )
+        return ModuleTeacher(model)
+
+
+def _aligned(teacher: Teacher, tokenizers: Tokenizers, data: LanguageData, width: int | None) -> Teacher:
+    if tokenizers.alignment not in ("crossing", "uld"):
+        return teacher
+    completions = data.train.completions
+    with naming("teacher.alignment"):
+        crossing = Crossing(
+            tokenizers.student,
+            tokenizers.teacher,
+            student_ends=_ends(tokenizers.student, completions.completions if completions is not None else None),
+            teacher_ends=_ends(
+                tokenizers.teacher, completions.teacher_completions if completions is not None else None
+            ),
+        )
+        if tokenizers.alignment == "uld":
+            return SortedTeacher(teacher, crossing)
+        return CrossTokenizerTeacher(teacher, crossing, classes=width)
+
+
+def _ends(tokenizer: Any, completions: Ragged | None) -> list[int]:
+    """The tokens that end a text, first the one that ends most of the completions."""
+    ends = eos_ids(tokenizer)
+    if completions is None:
+        return ends
+    last = completions.values[completions.offsets[1:] - 1]
+    return sorted(ends, key=lambda end: -int((last == end).sum()))
+
+
+def _remote(section: RemoteSection, width: int | None) -> RemoteTeacher:
+    classes = section.classes or width
+    if classes is None:
+        raise ConfigError(
+            "teacher.remote.classes is missing, and the student does not say how many tokens it has: give the number that both share"
+        )
+    with naming("teacher.remote"):
+        return RemoteTeacher(
+            section.url,
+            section.model,
+            classes=classes,
+            k=section.k,
+            key_env=section.key_env,
+            timeout=section.timeout,
+            retries=section.retries,
+        )
