@@ -12,6 +12,8 @@ from tutelage.errors import DataError
 
 #: A turn of a chat, as chat templates take it.
 Message = dict[str, Any]
+#: A completion that a model has written: its tokens, or a text.
+Written = Sequence[int] | str
 #: Which of the assistant's turns are learnt: the last alone, or each after the turns before it.
 Turns = Literal["last", "all"]
 
@@ -32,7 +34,7 @@ class Example:
     """One answer and what stands before it.
 
     ``prompt``: turns, or a text (empty where the row has none) · ``answer``: a turn, a text, or None where it is not
-    needed · ``whole``: the answer is the row's plain ``text``.
+    needed · ``whole``: the answer is the row's plain ``text`` · ``tokens``: the answer as a model has written it.
     """
 
     row: Row
@@ -40,13 +42,16 @@ class Example:
     prompt: list[Message] | str
     answer: Message | str | None
     whole: bool = False
+    tokens: Sequence[int] | None = None
 
     @property
     def blank(self) -> bool:
         """Whether there is an answer with nothing in it."""
+        if self.tokens is not None:
+            return not self.tokens
         if isinstance(self.answer, str):
             return not self.answer.strip()
-        return self.answer is not None and not (_has_content(self.answer) or self.answer.get("tool_calls"))
+        return self.answer is not None and not (self.answer["content"].strip() or self.answer.get("tool_calls"))
 
     @property
     def reference(self) -> str | None:
@@ -72,21 +77,21 @@ def examples_of(
         columns: the names to look for.
         turns: which of the assistant's turns are answers.
         needs_answer: refuse a row without an answer; else it is left out where there is none.
-        needs_prompt: refuse a row that holds nothing at all of a prompt or an answer.
+        needs_prompt: read the row's prompt; without it, and without a need of an answer, a row may be of any columns.
 
     Raises:
         DataError: a missing column, another kind of value, turns in no order.
     """
     if row.get(columns.messages) is not None:
         return _of_messages(row, index, columns, turns, needs_answer)
-    prompt = row.get(columns.prompt)
+    prompt = row.get(columns.prompt) if needs_prompt else None
     if row.get(columns.completion) is not None or prompt is not None:
         before = _prompt(prompt, index, columns.prompt)
         answer = _answer(row.get(columns.completion), index, columns.completion)
         if answer is None and needs_answer:
             raise _missing(row, index, columns.completion, "a prompt without its completion")
         return [Example(row, index, before, answer)]
-    if row.get(columns.text) is not None:
+    if row.get(columns.text) is not None and (needs_answer or needs_prompt):
         return [Example(row, index, "", _text(row[columns.text], index, columns.text), whole=True)]
     if needs_answer:
         raise _missing(row, index, columns.completion, f"neither {columns.messages!r} nor {columns.text!r} either")
@@ -141,9 +146,24 @@ def read_turns(value: Any, index: int, column: str = "prompt") -> list[Message]:
             raise DataError(
                 f"{where}: turn {place}, of role {turn['role']!r}, has no content; fill it in, or drop the row"
             )
+        turn["content"] = _content(turn.get("content", ""), where, place)
         turns.append(turn)
     _check_order(turns, where)
     return turns
+
+
+def _content(content: Any, where: str, place: int) -> str:
+    """A turn's text; parts of text are put together, as not every chat template does by itself."""
+    if isinstance(content, str):
+        return content
+    parts: list[Any] = list(cast("Sequence[Any]", content)) if isinstance(content, Sequence) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(
+            f"{where}: the content of turn {place} is a {type(content).__name__} with something other than text in it: a chat template "
+            "would leave it out, or write it as Python does; give texts"
+        )
+    return "".join(map(str, texts))
 
 
 def _check_order(turns: list[Message], where: str) -> None:
@@ -182,7 +202,8 @@ def _answer(value: Any, index: int, column: str) -> Message | str | None:
     if isinstance(value, Sequence) and len(cast("Sequence[Any]", value)) == 1:
         value = value[0]
     if isinstance(value, Mapping) and value.get("role") == "assistant":
-        return {str(key): part for key, part in cast("Mapping[str, Any]", value).items() if part is not None}
+        turn = {str(key): part for key, part in cast("Mapping[str, Any]", value).items() if part is not None}
+        return {**turn, "content": _content(turn.get("content", ""), f"column {column!r}, row {index}", 0)}
     if isinstance(value, Sequence | Mapping):
         raise DataError(
             f"column {column!r}, row {index} holds a {type(value).__name__} that is not one turn of role 'assistant': give the answer "
@@ -198,11 +219,6 @@ def _text(value: Any, index: int, column: str) -> str:
             "may be another text than is meant (3 or 3.0, a class or its name); make a text column of it"
         )
     return value
-
-
-def _has_content(message: Message) -> bool:
-    content = message.get("content")
-    return bool(content.strip()) if isinstance(content, str) else bool(content)
 
 
 def _missing(row: Row, index: int, column: str, also: str) -> DataError:

@@ -57,16 +57,21 @@ class Cutter:
             self._spaces[token] = token not in self.specials and not self.text([token]).strip()
         return self._spaces[token]
 
-    def ending(self, tokens: Sequence[int]) -> int | None:
-        """Where the token stands that ends a rendered turn: the first special one of those behind which there is nothing but
-        special tokens and white space; None without one."""
-        found = None
+    def ending(self, tokens: Sequence[int], usual: int | None = None) -> int | None:
+        """Where the token stands that ends a rendered turn; None without one.
+
+        Args:
+            tokens: of the turn, with whatever the template writes behind it.
+            usual: the token that ends other turns. Behind it a template may write an end of the text, and before it the end of a
+                call, special tokens both; without it, the first special token that has nothing but such and white space behind it.
+        """
+        places: list[int] = []
         for place in range(len(tokens) - 1, -1, -1):
             if tokens[place] in self.specials:
-                found = place
+                places.insert(0, place)
             elif not self.is_space(tokens[place]):
                 break
-        return found
+        return next((place for place in places if tokens[place] == usual), places[0] if places else None)
 
     def after(self, before: Sequence[int], whole: Sequence[int], text: str) -> list[int]:
         """The tokens of ``text`` as they follow others.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +17,17 @@ from tutelage.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as a model reads it: ``text`` as rendered, ``tokens`` with what the tokenizer puts in front, ``chat`` turns or None."""
+    """A prompt as a model reads it: ``text`` as rendered, ``bare`` its tokens, ``front`` what the tokenizer puts before them."""
 
     text: str
-    tokens: list[int]
+    bare: list[int]
+    front: list[int]
     asked: Asked
+
+    @property
+    def tokens(self) -> list[int]:
+        """All of them."""
+        return self.front + self.bare
 
 
 class Side:
@@ -37,6 +43,7 @@ class Side:
         self.name, self.view, self.cutter = name, view, Cutter(tokenizer)
         self.tokenizer = tokenizer
         self._checked = False
+        self._end: int | None = None
 
     def prompts(self, examples: Sequence[Example]) -> list[Prompt]:
         """What the model reads before each answer.
@@ -54,8 +61,8 @@ class Side:
         prompts: list[Prompt] = []
         for one, text, tokens in zip(asked, texts, self.cutter.many(texts), strict=True):
             # a chat template writes its own BOS, and a plain template may
-            bare = one.chat or (front and tokens[: len(front)] == front)
-            prompts.append(Prompt(text, tokens if bare else front + tokens, one))
+            own = one.chat or tokens[: len(front)] == front
+            prompts.append(Prompt(text, tokens, [] if own else front, one))
         return prompts
 
     def completions(self, examples: Sequence[Example], prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -71,15 +78,25 @@ class Side:
         wholes = self.cutter.many([prompt.text + text for prompt, text in zip(prompts, texts, strict=True)])
         found: list[list[int]] = []
         for prompt, text, whole in zip(prompts, texts, wholes, strict=True):
-            bare = self.cutter.one(prompt.text) if self._dressed(prompt) else prompt.tokens
-            found.append(self._ended(self.cutter.after(bare, whole, text), prompt.asked.chat))
+            tokens = self.cutter.after(prompt.bare, whole, text)
+            found.append(self._ended(tokens, self.end(examples[0], prompts[0]), prompt.asked.chat))
         return found
 
-    def _dressed(self, prompt: Prompt) -> bool:
-        return not prompt.asked.chat and bool(self.cutter.front)
+    def end(self, example: Example, prompt: Prompt) -> int:
+        """The token that ends what this model answers, as it would end a plain answer to this example.
 
-    def _ended(self, tokens: list[int], chat: bool) -> list[int]:
-        place = self.cutter.ending(tokens) if chat else None
+        Raises:
+            ConfigError: neither the chat template nor the tokenizer has one.
+        """
+        if self._end is None:
+            text = self._answer(replace(example, answer="b"), prompt) if prompt.asked.chat else ""
+            tokens = self.cutter.one(text)
+            place = self.cutter.ending(tokens)
+            self._end = self.eos if place is None else tokens[place]
+        return self._end
+
+    def _ended(self, tokens: list[int], end: int, chat: bool) -> list[int]:
+        place = self.cutter.ending(tokens, end) if chat else None
         if place is not None:
             return tokens[: place + 1]
         while chat and tokens and self.cutter.is_space(tokens[-1]):
@@ -129,8 +146,8 @@ class Side:
             raise DataError(
                 f"row {example.index}: the chat template of the {self.name}'s tokenizer writes a prompt alone otherwise than the same "
                 f"prompt with its answer: {_parting(prompt.text, whole)}. The student would be taught after another prompt than it is "
-                f"asked with; give views.{self.name}.template_options that make them alike (enable_thinking, for one), another chat template, or "
-                f"views.{self.name}.text"
+                f"asked with; give views.{self.name}.template_options that make them alike (enable_thinking, for one), another chat "
+                f"template, or views.{self.name}.text"
             )
         return whole[len(prompt.text) :]
 
@@ -138,9 +155,10 @@ class Side:
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"views.{self.name}, row {example.index}: the prompt is a chat, and the {self.name}'s tokenizer has no chat template: "
-                f"turns would be joined in a way that the model has never seen. Give views.{self.name}.text for a plain prompt (chat: false), or "
-                "a tokenizer with a chat template (tokenizer.chat_template)"
+                f"turns would be joined in a way that the model has never seen. Give views.{self.name}.text for a plain prompt (chat: "
+                "false), or a tokenizer with a chat template (tokenizer.chat_template)"
             )
+        self._refuse_unknown_options()
         given = [dict(tool) for tool in self.view.tools] if self.view.tools and tools else None
         try:
             text: Any = self.tokenizer.apply_chat_template(
@@ -157,6 +175,15 @@ class Side:
                 f"does not take into views.{self.name}.user, or write the prompt out in views.{self.name}.text"
             ) from error
         return text
+
+    def _refuse_unknown_options(self) -> None:
+        template: Any = self.tokenizer.chat_template
+        unknown = [name for name in self.view.template_options if name not in str(template)]
+        if unknown:
+            raise ConfigError(
+                f"views.{self.name}.template_options: the chat template of the {self.name}'s tokenizer knows no {', '.join(unknown)}, and "
+                "would be none the wiser; take it out, or spell it as the template does"
+            )
 
     def _refuse_unseen(self, messages: list[Message], text: str, example: Example) -> None:
         """Some templates leave out in silence what they do not know: the model would never see it."""
