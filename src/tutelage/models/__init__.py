@@ -1,5 +1,6 @@
 """Load a model, call it, and find the logits in what it returns, or its head, with what its inner layers gave."""
 
+from tutelage.models.adapters import merged, with_lora
 from tutelage.models.calling import class_logits, count_parameters, on_device
 from tutelage.models.language import load_language_model
 from tutelage.models.layers import block_names, check_layers
@@ -26,7 +27,9 @@ __all__ = [
     "load_language_model",
     "load_model",
     "logits_and_features",
+    "merged",
     "on_device",
     "scores_and_features",
+    "with_lora",
     "write",
 ]

@@ -17,6 +17,8 @@ WEIGHTS_FILE = "model.safetensors"
 def save_student(model: nn.Module, folder: Path, processing: Any = None) -> Path:
     """Save ``model`` into ``folder``: a Hugging Face folder where it is one, else ``model.safetensors``.
 
+    Of a model with adapters, these alone: ``save_student(merged(model), folder)`` writes it whole, as a plain one.
+
     Args:
         model: the trained module, out of any DDP or ``torch.compile`` wrapper; tensors that layers share are stored once.
         folder: created where it is missing.
@@ -25,7 +27,10 @@ def save_student(model: nn.Module, folder: Path, processing: Any = None) -> Path
     model = unwrapped(model)  # a wrapper's prefix in the weights' names would fit no model
     folder.mkdir(parents=True, exist_ok=True)
     save_pretrained = getattr(model, "save_pretrained", None)
-    if save_pretrained is not None:
+    if hasattr(model, "peft_config"):
+        # by default peft asks the hub whether the vocabulary has grown
+        model.save_pretrained(folder, save_embedding_layers=False)  # pyright: ignore[reportCallIssue]
+    elif save_pretrained is not None:
         save_pretrained(folder)
     else:
         save_safetensors(model, str(folder / WEIGHTS_FILE))

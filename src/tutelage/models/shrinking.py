@@ -100,6 +100,7 @@ def _numbers(layers: Sequence[int], of: int) -> list[int]:
 def _shrunk(config: Any, count: int, kept: list[int]) -> Any:
     """The config of a model with those layers."""
     smaller = copy.deepcopy(config)
+    smaller.name_or_path = ""  # adapters put into it must not be taken for the whole model's
     text = smaller.get_text_config(decoder=True)
     if getattr(text, "is_heterogeneous", False):
         raise ModelError(
