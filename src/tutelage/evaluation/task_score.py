@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,10 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from tutelage.data import Ragged
+from tutelage.data.language import Row
 from tutelage.errors import ConfigError, DataError
 from tutelage.evaluation.inputs import Floats
-
-Row = Mapping[str, Any]
 
 
 class Speaker(Protocol):

@@ -154,7 +154,7 @@ def run_arm(plan: ArmPlan, progress: Progress) -> ArmRun:
         compare_runs(before, identity, plan.folder)
         progress.finished(name, "done in an earlier run")
         return run
-    trainer.add_callback(_Reporter(name, progress))
+    trainer.add_callback(Reporter(name, progress))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=True)
     seconds = time.perf_counter() - started
@@ -317,7 +317,7 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
 
 
-class _Reporter(TrainerCallback):
+class Reporter(TrainerCallback):
     """Passes the trainer's steps on to whoever watches the study."""
 
     def __init__(self, name: str, progress: Progress) -> None:

@@ -42,7 +42,7 @@ def collect_evidence(
     """
     labels = test.known_labels.numpy()
     return {
-        "curves": {arm: [_curves(run) for run in arm_runs] for arm, arm_runs in runs.items()},
+        "curves": {arm: [curves_of(run.seed, run.log) for run in arm_runs] for arm, arm_runs in runs.items()},
         "per_class": {arm: _mean_per_class(values, labels, class_names) for arm, values in logits.items()},
         "reliability": {
             arm: reliability(values.reshape(-1, values.shape[-1]), np.tile(labels, len(values)))
@@ -81,17 +81,23 @@ def slice_tables(
     }
 
 
-def _curves(run: ArmRun) -> Json:
+def curves_of(seed: int | None, log: Sequence[Mapping[str, Any]]) -> Json:
+    """A training's loss with its parts, and what was watched on the validation split, step by step.
+
+    Args:
+        seed: of the training.
+        log: the trainer's lines.
+    """
     train: list[Json] = []
     validation: list[Json] = []
-    for line in run.log:
+    for line in log:
         place = {"step": line["step"], "epoch": line.get("epoch")}
         if "loss" in line:
             components = {key.removeprefix("loss/"): value for key, value in line.items() if key.startswith("loss/")}
             train.append({**place, "loss": line["loss"], "components": components})
         elif "eval_accuracy" in line:
             validation.append({**place, "accuracy": line["eval_accuracy"], "nll": line["eval_nll"]})
-    return {"seed": run.seed, "train": train, "validation": validation}
+    return {"seed": seed, "train": train, "validation": validation}
 
 
 def _mean_per_class(logits: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str]) -> list[Json]:

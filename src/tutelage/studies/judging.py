@@ -26,8 +26,9 @@ Json = dict[str, Any]
 #: Share of the time that timed threads waited for a core from which on a machine counts as busy.
 BUSY = 0.1
 
-_ONE_SEED = "One seed cannot tell luck in training from merit: run at least 2 seeds, better 5."
-_NO_INTERVAL = "No interval could be computed: nothing varies between seeds or examples."
+#: Why a gate that asks an interval cannot be decided.
+ONE_SEED = "One seed cannot tell luck in training from merit: run at least 2 seeds, better 5."
+NO_INTERVAL = "No interval could be computed: nothing varies between seeds or examples."
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,18 @@ def _accuracy_comparison(other: str, comparisons: Sequence[Mapping[str, Any]]) -
     return next((row for row in comparisons if (row["a"], row["b"], row["metric"]) == wanted), None)
 
 
-def _insufficient(comparison: Mapping[str, Any] | None, other: str, one_model: bool) -> str | None:
+def insufficient(comparison: Mapping[str, Any] | None, other: str, one_model: bool) -> str | None:
     """Why a comparison cannot decide anything, or None."""
     if comparison is None:
         return f"There is no arm {other!r} to compare with, so this cannot be decided."
     if comparison["seeds"] < 2 and not one_model:
-        return _ONE_SEED
+        return ONE_SEED
     if None in comparison["ci95"]:
-        return _NO_INTERVAL
+        return NO_INTERVAL
     return None
 
 
-def _undecided(gate: Json, a: NDArray[Any] | None, b: NDArray[Any] | None, limit: float) -> Json:
+def undecided(gate: Json, a: NDArray[Any] | None, b: NDArray[Any] | None, limit: float) -> Json:
     """An undecided gate with what would decide it, where the scores are at hand to tell."""
     return gate if a is None or b is None else {**gate, "needs": needed_to_decide(a, b, limit).to_json()}
 
@@ -146,7 +147,7 @@ def _drop_gate(limit: float | None, comparisons: Sequence[Mapping[str, Any]], be
     name = "accuracy_drop_vs_teacher"
     comparison = _accuracy_comparison("teacher", comparisons)
     drop = -comparison["difference"] if comparison is not None else None
-    why = _insufficient(comparison, "teacher", beside.one_model)
+    why = insufficient(comparison, "teacher", beside.one_model)
     if why is not None or comparison is None or drop is None:
         return gate_of(name, drop, limit, None, why or "")
     low, high = comparison["ci95"]
@@ -160,7 +161,7 @@ def _drop_gate(limit: float | None, comparisons: Sequence[Mapping[str, Any]], be
     gate = gate_of(
         name, drop, limit, None, f"{said}; the limit of {_points(limit)} lies inside the interval: {more} would decide."
     )
-    return _undecided(gate, beside.correct.get(JUDGED), beside.correct.get("teacher"), -limit)
+    return undecided(gate, beside.correct.get(JUDGED), beside.correct.get("teacher"), -limit)
 
 
 def _gain_gate(
@@ -171,7 +172,7 @@ def _gain_gate(
     comparison = _accuracy_comparison(other, comparisons)
     gain = comparison["difference"] if comparison is not None else None
     # the control is a recipe even where the artefact is one model
-    why = _insufficient(comparison, other, one_model=False)
+    why = insufficient(comparison, other, one_model=False)
     if why is not None or comparison is None or gain is None:
         return gate_of(name, gain, limit, None, why or "")
     low, high = comparison["ci95"]
@@ -191,7 +192,7 @@ def _gain_gate(
     chance = "that cannot be told from chance" if not limit else "more seeds or test examples would decide"
     gate = gate_of(name, gain, limit, None, f"{said}; only part of the interval is {asked}: {chance}.")
     mine = beside.recipe if beside.recipe is not None else beside.correct.get(JUDGED)
-    return _undecided(gate, mine, beside.correct.get(other), limit)
+    return undecided(gate, mine, beside.correct.get(other), limit)
 
 
 def _worst_gate(name: str, limit: float | None, beside: Beside) -> Json | None:
@@ -236,9 +237,9 @@ def _ceiling_gate(name: str, limit: float | None, arms: Mapping[str, Any], besid
     arm = arms[JUDGED]
     value, interval = arm["mean"][name], arm["ci95"][name]
     if len(arm["seeds"]) < 2 and not beside.one_model:
-        return gate_of(name, value, limit, None, _ONE_SEED)
+        return gate_of(name, value, limit, None, ONE_SEED)
     if None in interval:
-        return gate_of(name, value, limit, None, _NO_INTERVAL)
+        return gate_of(name, value, limit, None, NO_INTERVAL)
     low, high = interval
     if name == "ece":
         said = f"The expected calibration error is {value:.3f} (95% interval: {low:.3f} to {high:.3f})"
@@ -258,7 +259,7 @@ def _baseline_gate(limit: float | None, beside: Beside) -> Json | None:
     value, interval = beside.baseline_flips["rate"], beside.baseline_flips["ci95"]
     name = "negative_flips_vs_baseline"
     if None in interval:
-        return gate_of(name, value, limit, None, _NO_INTERVAL)
+        return gate_of(name, value, limit, None, NO_INTERVAL)
     said = _flips_said(beside.what, "the baseline", value, interval)
     gate = _against_ceiling(name, value, interval, limit, said, f"the {100 * limit:.3g}% allowed")
     return _flips_undecided(gate, beside.correct.get(JUDGED), beside.baseline_correct, limit)
@@ -273,7 +274,7 @@ def _flips_undecided(gate: Json, correct: NDArray[Any] | None, other: NDArray[An
     if gate["passed"] is not None or correct is None or other is None:
         return gate
     flips = ((np.asarray(correct) == 0) & (np.asarray(other) == 1)).astype(np.float64)
-    return _undecided(gate, flips, np.zeros_like(flips), limit)
+    return undecided(gate, flips, np.zeros_like(flips), limit)
 
 
 def _against_ceiling(name: str, value: float, interval: Sequence[float], limit: float, said: str, allowed: str) -> Json:

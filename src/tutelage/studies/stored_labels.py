@@ -113,16 +113,16 @@ class Labels:
 
 
 def refuse_tokens(train: TransferSet) -> None:
-    """Say beforehand that a study's students are classifiers.
+    """Say beforehand that this study's students are classifiers.
 
     Raises:
         ConfigError: rows are tokens.
     """
     if train.token_level:
         raise ConfigError(
-            "the transfer set's rows are tokens, and a study (tutelage run, label, plan) cannot teach language models yet: its arms are "
-            "judged as classifiers, an answer to each example. In Python tutelage.studies.label keeps the answers of a language model, "
-            "and DistillationTrainer trains a student from StoredTeacher(store)"
+            "the transfer set's rows are tokens, and this study judges classifiers, an answer to each example: every number would be of "
+            "something else; a language model is distilled and judged by tutelage.studies.LanguageStudy (in a config: task: "
+            "language_model), which learns from stored labels too"
         )
 
 
@@ -150,11 +150,11 @@ def check_kept(
         TutelageError: they cannot; the message has the reason.
     """
     showing(as_teacher(teacher), labels.features)
-    check_form(labels, objectives, student, splits)
+    check_form(labels, objectives, student, splits.train)
     _check_there(labels, student, splits.train, folder)
     for name, first in {path[0].name: path[0] for path in chain.paths}.items() if chain is not None else ():
         objective = objectives[DIRECT] if first.objective is None else as_objective(first.objective)
-        check_form(labels, {name: objective}, build_seeded(first.model, first.seed), splits)
+        check_form(labels, {name: objective}, build_seeded(first.model, first.seed), splits.train)
 
 
 def _check_there(labels: Labels, student: nn.Module, train: TransferSet, folder: Path) -> None:
@@ -172,7 +172,7 @@ def _check_there(labels: Labels, student: nn.Module, train: TransferSet, folder:
     refuse_differences(kept, settled(binds, kept), path)
 
 
-def check_form(labels: Labels, objectives: Mapping[str, Objective], student: nn.Module, splits: Splits) -> None:
+def check_form(labels: Labels, objectives: Mapping[str, Objective], student: nn.Module, train: TransferSet) -> None:
     """Find out, before anything is labelled, that every arm can learn from labels of this form.
 
     Each objective is asked for its value once at the beginning, in the middle and at the end of training, with made-up labels.
@@ -181,12 +181,12 @@ def check_form(labels: Labels, objectives: Mapping[str, Objective], student: nn.
         labels: what is to be kept.
         objectives: of the arms that hear the teacher, by their names.
         student: a fresh one.
-        splits: the data; a few examples of the transfer set are shown to the student.
+        train: the transfer set; a few of its examples are shown to the student.
 
     Raises:
         ConfigError: an arm cannot; the message has the reason.
     """
-    train = splits.train.for_evaluation()
+    train = train.for_evaluation()
     batch: Any = train.batch(torch.arange(min(4, len(train))))
     for arm, objective in objectives.items():
         if not listens(objective):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from tutelage.data import Completions, Layout, Ragged, TransferSet
+from tutelage.data.language import Row
 from tutelage.errors import DataError
-
-#: A row of the data, by column.
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +31,7 @@ class Split:
     rows: Sequence[Row]
     prompts: Ragged
     teacher_prompts: Ragged | None = None
-    references: Sequence[str] | None = None
+    references: Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
         parts = {name: len(part) for name, part in vars(self).items() if part is not None}

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
-from tutelage.errors import ConfigError
-from tutelage.studies.language.data import Row
+import torch
 
-if TYPE_CHECKING:
-    from tutelage.models.writing import Sampling
+from tutelage import __version__
+from tutelage.data import Ragged
+from tutelage.data.language import Row
+from tutelage.errors import CheckpointError, ConfigError, DataError
+from tutelage.files import sha256_of, write_atomically
+from tutelage.models.writing import Sampling
+from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.language.speaking import Writer, texts_of
+from tutelage.training.checkpoints import compare_fingerprints
+
+logger = logging.getLogger(__name__)
+
+#: The folder of a run in which they lie, and what lists them there.
+GENERATED, MANIFEST = "generated", "manifest.json"
+#: Completions in a shard: so many are written anew at most when the writing is cut off.
+_SHARD = 256
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,23 @@ class Filters:
                 "more than the most"
             )
 
+    def why_dropped(self, line: Mapping[str, Any], row: Row) -> str | None:
+        """Why a completion is not kept, in a word; None where it is."""
+        tokens = len(line["tokens"])
+        if self.finished and not line["finished"]:
+            return "unfinished"
+        if tokens < self.min_tokens:
+            return "too short"
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            return "too long"
+        return "refused" if self.python is not None and not self.python(line["text"], row) else None
+
+    def describe(self) -> Json:
+        """What decides what is kept."""
+        name = self.python_name or getattr(self.python, "__qualname__", None)
+        said = {"finished": self.finished, "min_tokens": self.min_tokens, "max_tokens": self.max_tokens, "python": name}
+        return {key: value for key, value in said.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -47,7 +86,7 @@ class Generation:
         sampling: how each token is drawn.
         n: completions for each prompt.
         filters: which are kept.
-        deduplicate: keep one of equal completions of one prompt.
+        deduplicate: keep one of equal completions of equal prompts.
         batch_size: prompts that are continued at once.
     """
 
@@ -62,3 +101,201 @@ class Generation:
             raise ConfigError(
                 f"generate: n is {self.n} and batch_size {self.batch_size}, expected at least 1 of each: nothing would be written"
             )
+        if self.n > 1 and self.sampling.greedy:
+            raise ConfigError(
+                f"generate: n is {self.n} with greedy writing: all of them would be one and the same; leave n out, or draw (greedy: false)"
+            )
+
+    def describe(self) -> Json:
+        """What decides what is written and kept."""
+        return {
+            "sampling": asdict(self.sampling),
+            "n": self.n,
+            "filters": self.filters.describe(),
+            "deduplicate": self.deduplicate,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """Completions that were kept.
+
+    Args:
+        sources: int64 ``[M]``, of each completion the example it belongs to.
+        completions: M of them, in the writer's vocabulary.
+        finished: bool ``[M]``, whether the writer ended it.
+        manifest: what is known of them.
+    """
+
+    sources: torch.Tensor
+    completions: Ragged
+    finished: torch.Tensor
+    manifest: Json
+
+    @property
+    def summary(self) -> Json:
+        """What a run's record says of them."""
+        return {name: self.manifest[name] for name in ("facts", "counts", "made")}
+
+
+def generate(
+    writer: Writer,
+    tokenizer: Any,
+    prompts: Ragged,
+    rows: Sequence[Row],
+    generation: Generation,
+    folder: Path,
+    facts: Mapping[str, Any],
+    progress: Progress | None = None,
+    what: str = "completions",
+) -> Generated:
+    """Let a model complete prompts, as far as that is not done yet, and keep what passes the filters.
+
+    Everything that was written is kept in shards of JSON lines with why it was dropped, if it was; ``manifest.json`` lists them with
+    their hashes. A call that was cut off is gone on with by the same call; a shard that was damaged is written again alone.
+
+    Args:
+        writer: the model.
+        tokenizer: of its vocabulary.
+        prompts: N prompts.
+        rows: N rows that they were made of, for the filters.
+        generation: how.
+        folder: where they are kept.
+        facts: more that they depend on, by name; who the writer is among it.
+        progress: who watches, told of prompts.
+        what: the completions' name there.
+
+    Raises:
+        CheckpointError: the folder holds completions of other facts; the message shows the difference.
+        DataError: none was kept.
+    """
+    watch = progress if progress is not None else Silent()
+    known: Json = {**facts, **generation.describe(), "prompts": prompts_digest(prompts)}
+    manifest = _manifest_of(folder, known)
+    shards: dict[str, Json] = {shard["name"]: shard for shard in manifest["shards"]}
+    step = max(1, _SHARD // generation.n)
+    parts = torch.arange(len(prompts)).split(step)
+    named = {f"part-{index:05}.jsonl": part for index, part in enumerate(parts)}
+    missing = [name for name in named if name not in shards or not _whole(folder / name, shards[name])]
+    if not missing and manifest["complete"]:
+        watch.finished(what, "done in an earlier run")
+        return _kept(folder, list(named), prompts, manifest)
+    done = sum(len(part) for name, part in named.items() if name not in missing)
+    watch.started(what, len(prompts), done)
+    for name in missing:
+        began = time.perf_counter()
+        lines = _shard(writer, tokenizer, prompts, rows, generation, named[name])
+        write_atomically(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+        shards[name] = {"name": name, "sha256": sha256_of(folder / name), "completions": len(lines)}
+        made = manifest["made"]
+        made["seconds"] += time.perf_counter() - began
+        made["tokens"] += sum(len(line["tokens"]) for line in lines)
+        manifest["shards"] = [shards[each] for each in named if each in shards]
+        _write_manifest(folder, manifest)
+        done += len(named[name])
+        watch.advanced(done)
+    found = _kept(folder, list(named), prompts, manifest)
+    manifest["complete"] = True
+    _write_manifest(folder, manifest)
+    counts = manifest["counts"]
+    watch.finished(what, f"{counts['kept']:,} of {counts['written']:,} kept")
+    return found
+
+
+def prompts_digest(prompts: Ragged) -> str:
+    """A short hash of prompts, in their order."""
+    digest = sha256(prompts.offsets.numpy().tobytes() + prompts.values.numpy().tobytes())
+    return f"{len(prompts)}, {digest.hexdigest()[:16]}"
+
+
+def _shard(
+    writer: Writer, tokenizer: Any, prompts: Ragged, rows: Sequence[Row], generation: Generation, part: torch.Tensor
+) -> list[Json]:
+    sources = part.repeat_interleave(generation.n)
+    streams = sources * generation.n + torch.arange(generation.n).repeat(len(part))
+    written = writer.write(prompts.take(sources), generation.sampling, streams)
+    lines: list[Json] = []
+    given = zip(
+        sources.tolist(),
+        streams.tolist(),
+        written.completions.lists(),
+        texts_of(tokenizer, written.completions),
+        written.finished.tolist(),
+        strict=True,
+    )
+    for source, stream, tokens, text, finished in given:
+        line: Json = {"example": source, "draw": stream % generation.n, "tokens": tokens, "text": text}
+        line["finished"] = finished
+        line["dropped"] = generation.filters.why_dropped(line, rows[source])
+        lines.append(line)
+    return lines
+
+
+def _kept(folder: Path, names: Sequence[str], prompts: Ragged, manifest: Json) -> Generated:
+    """What is kept of all shards; the manifest's counts are brought up to date."""
+    lines: list[Json] = []
+    counts: Counter[str] = Counter()
+    seen: set[tuple[Any, ...]] = set()
+    for name in names:
+        for text in (folder / name).read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            counts["written"] += 1
+            if line["dropped"] is None and manifest["facts"]["deduplicate"]:
+                key = (tuple(prompts[line["example"]].tolist()), tuple(line["tokens"]))
+                if key in seen:
+                    line["dropped"] = "there already"
+                seen.add(key)
+            if line["dropped"] is None:
+                lines.append(line)
+            else:
+                counts[line["dropped"]] += 1
+    written = counts.pop("written", 0)
+    manifest["counts"] = {"prompts": len(prompts), "written": written, "kept": len(lines), "dropped": dict(counts)}
+    if not lines:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+        raise DataError(
+            f"none of the {written:,} completions that were written is kept ({why}): there is nothing to learn; let them be longer "
+            "(max_new_tokens), or ask less of them (filters)"
+        )
+    return Generated(
+        torch.tensor([line["example"] for line in lines], dtype=torch.int64),
+        Ragged.of([line["tokens"] for line in lines]),
+        torch.tensor([line["finished"] for line in lines], dtype=torch.bool),
+        manifest,
+    )
+
+
+def _manifest_of(folder: Path, facts: Json) -> Json:
+    path = folder / MANIFEST
+    facts = json.loads(json.dumps(facts))
+    if not path.is_file():
+        made = {"tutelage": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds")}
+        return {
+            "facts": facts,
+            "complete": False,
+            "shards": [],
+            "counts": {},
+            "made": {**made, "seconds": 0.0, "tokens": 0},
+        }
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        then = found["facts"]
+        if not all({"name", "sha256"} <= shard.keys() for shard in found["shards"]):
+            raise KeyError("shards without a name or a hash")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): what is in {folder} could be anybody's; remove {folder} to have them written anew"
+        ) from error
+    compare_fingerprints(then, facts, folder)
+    return found
+
+
+def _whole(path: Path, shard: Mapping[str, Any]) -> bool:
+    if path.is_file() and sha256_of(path) == shard["sha256"]:
+        return True
+    logger.warning("%s is not what was written; these completions are written again", path)
+    return False
+
+
+def _write_manifest(folder: Path, manifest: Json) -> None:
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))

@@ -210,7 +210,7 @@ class _Trial:
         student = build_seeded(self.study.student, self.study.seed_list[0])
         for labels in forms:
             try:
-                check_form(labels, self.objectives, student, self.study.splits)
+                check_form(labels, self.objectives, student, self.study.splits.train)
                 return time_form(self.teacher, self.study.splits.train, self.answers, labels, self.folder), None
             except TutelageError as error:
                 why = str(error)

@@ -1,0 +1,191 @@
+"""What the arms of a language study learn from: the given completions, or those that the teacher writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tutelage.data import Completions, Ragged, TransferSet
+from tutelage.errors import ConfigError, DataError
+from tutelage.models.writing import Sampling
+from tutelage.studies.arm import Progress
+from tutelage.studies.language.arms import Author, Shown
+from tutelage.studies.language.data import LanguageData, Split
+from tutelage.studies.language.generating import GENERATED, Filters, Generated, Generation, generate
+from tutelage.studies.language.speaking import Writer, texts_of
+from tutelage.studies.setting import bytes_of
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabularies:
+    """The tokenizers of both models.
+
+    Args:
+        student: the student's.
+        teacher: the teacher's own; None for the student's.
+        aligned: whether the teacher's distributions are asked for in its own vocabulary, so that it needs its own tokens of every
+            completion too.
+    """
+
+    student: Any
+    teacher: Any = None
+    aligned: bool = False
+
+    def completions(self, split: Split, written: Generated) -> Completions:
+        """What the teacher wrote, as prompts and completions of both models."""
+        rows = written.sources
+        prompts = split.prompts.take(rows)
+        taught = None if split.teacher_prompts is None else split.teacher_prompts.take(rows)
+        if self.teacher is None:
+            return Completions(prompts, written.completions, taught)
+        own = self._rewritten(written)
+        if not self.aligned:
+            return Completions(prompts, own)
+        return Completions(prompts, own, taught, written.completions)
+
+    def _rewritten(self, written: Generated) -> Ragged:
+        """The same texts in the student's tokens, with its own token at the end of those that were ended."""
+        end: int | None = self.student.eos_token_id
+        if end is None and bool(written.finished.any()):
+            raise ConfigError(
+                "the student's tokenizer has no token that ends a text: it would never learn to stop where the teacher does; set its "
+                "eos_token"
+            )
+        lists: list[list[int]] = []
+        texts = texts_of(self.teacher, written.completions)
+        for text, finished in zip(texts, written.finished.tolist(), strict=True):
+            tokens: list[int] = self.student.encode(text, add_special_tokens=False)
+            lists.append([*tokens, *([end] if finished and end is not None else [])])
+        empty = next((index for index, tokens in enumerate(lists) if not tokens), None)
+        if empty is not None:
+            raise DataError(
+                f"the completion {texts[empty]!r} of example {int(written.sources[empty])} has no token in the student's vocabulary: "
+                "nothing would be learnt from it; drop such completions (generate.filters)"
+            )
+        return Ragged.of(lists)
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """A study's data with completions.
+
+    Args:
+        data: the splits; those of validation and test have completions.
+        taught: the train split's completions by who wrote them.
+        written: what the teacher wrote for it; None for nothing.
+    """
+
+    data: LanguageData
+    taught: Mapping[Author, TransferSet]
+    written: Generated | None = None
+
+    def shown(self, author: Author, shows: Shown) -> TransferSet:
+        """The transfer set of an arm.
+
+        Args:
+            author: who wrote the completions.
+            shows: whose prompts the student is given; where the teacher's, both models see the same.
+        """
+        found = self.taught[author]
+        inputs = found.inputs
+        if shows == "student" or not isinstance(inputs, Completions):
+            return found
+        return _set_of(
+            replace(inputs, prompts=inputs.prompts_of("teacher"), teacher_prompts=None), self.data, found.seed
+        )
+
+    @property
+    def held_out(self) -> Json:
+        """Validation and test split, by a hash of ids, labels and the student's prompts."""
+        return {
+            f"{name}_set": f"{len(split)} examples, {split_digest(split)[:16]}"
+            for name, split in self.data.splits.items()
+            if name != "train"
+        }
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that is learnt from or measured on."""
+        parts = [bytes_of(each) for each in self.taught.values()]
+        rest = [split_digest(split).encode() for name, split in self.data.splits.items() if name != "train"]
+        return sha256(b"".join([*parts, *rest])).hexdigest()
+
+
+def split_digest(split: Split) -> str:
+    """A hash of a split's ids, labels and prompts: ids are of what the teacher sees."""
+    given = b"" if split.set is None else bytes_of(split.set)
+    return sha256(given + split.prompts.values.numpy().tobytes() + split.prompts.offsets.numpy().tobytes()).hexdigest()
+
+
+def prepare_lessons(
+    data: LanguageData,
+    authors: set[Author],
+    generation: Generation | None,
+    writer: Writer | None,
+    vocabularies: Vocabularies,
+    folder: Path,
+    facts: Json,
+    progress: Progress,
+) -> Lessons:
+    """Have the teacher write what is needed and not there: the train split's completions for the arms that learn from them, and a
+    held-out split's where the data have none, one a prompt, greedily.
+
+    Args:
+        data: the splits.
+        authors: whose completions of the train split are learnt from.
+        generation: how they are written; None where nothing is.
+        writer: the teacher; None where nothing is written.
+        vocabularies: of both models.
+        folder: of the run.
+        facts: what the completions depend on; who the teacher is among it.
+        progress: who watches.
+    """
+    tokenizer = vocabularies.student if vocabularies.teacher is None else vocabularies.teacher
+
+    def write(name: str, split: Split, how: Generation, where: Path) -> Generated:
+        assert writer is not None
+        return generate(
+            writer, tokenizer, split.taught_prompts, split.rows, how, where, facts, progress, f"completions, {name}"
+        )
+
+    taught: dict[Author, TransferSet] = {}
+    written = None
+    if "data" in authors:
+        assert data.train.set is not None
+        taught["data"] = data.train.set
+    if "teacher" in authors:
+        assert generation is not None
+        written = write("train", data.train, generation, folder / GENERATED)
+        taught["teacher"] = _set_of(vocabularies.completions(data.train, written), data)
+    held_out: dict[str, Split] = {}
+    for name in ("validation", "test"):
+        split = data.splits[name]
+        if split.set is None:
+            assert generation is not None
+            sampling = Sampling(generation.sampling.max_new_tokens, greedy=True)
+            plain = Generation(sampling, filters=Filters(finished=False), deduplicate=False)
+            found = write(name, split, plain, folder / GENERATED / name)
+            split = replace(split, set=_set_of(vocabularies.completions(split, found), data))
+        held_out[name] = split
+    return Lessons(replace(data, **held_out), taught, written)
+
+
+def probe_of(split: Split, end: int, vocabularies: Vocabularies) -> TransferSet:
+    """A few examples to try models on before anything is written: the given ones, or prompts with a token that ends them."""
+    few = split.first(4)
+    if few.set is not None:
+        return few.set
+    ends = Ragged.of([[end]] * len(few))
+    own_vocabulary = vocabularies.teacher is not None
+    theirs = ends if own_vocabulary and vocabularies.aligned else None
+    taught = None if own_vocabulary and not vocabularies.aligned else few.teacher_prompts
+    return TransferSet.of_completions(Completions(few.prompts, ends, taught, theirs))
+
+
+def _set_of(completions: Completions, data: LanguageData, seed: int = 0) -> TransferSet:
+    return TransferSet.of_completions(completions, layout=data.layout, seed=seed)

@@ -1,0 +1,347 @@
+"""A language study at work in its folder: what is checked first, what is written and kept, and its arms one after another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tutelage.data import Completions, TransferSet
+from tutelage.data.language import eos_ids
+from tutelage.errors import ConfigError, TutelageError
+from tutelage.evaluation.language import RememberedScores
+from tutelage.evaluation.task_score import Speaker
+from tutelage.objectives import as_objective
+from tutelage.signals import ClassMap, SparseTargets
+from tutelage.studies.arm import Progress, build_seeded
+from tutelage.studies.label_binds import teacher_fact
+from tutelage.studies.language.arms import UNTOUCHED, LanguageArm
+from tutelage.studies.language.costing import Deployed, language_costs, prompt_worth
+from tutelage.studies.language.generating import prompts_digest
+from tutelage.studies.language.lessons import Lessons, Vocabularies, prepare_lessons, probe_of
+from tutelage.studies.language.measuring import Exam
+from tutelage.studies.language.recording import TEACHER
+from tutelage.studies.language.speaking import ModuleSpeaker, Writer
+from tutelage.studies.language.training import (
+    LanguagePlan,
+    LanguageRun,
+    commit_language_run,
+    in_words,
+    language_trainer,
+    read_language_arm,
+    run_language_arm,
+)
+from tutelage.studies.preflight import check_folder, check_student, check_training
+from tutelage.studies.stored_labels import Kept, check_form, keep
+from tutelage.studies.teaching import teacher_identity
+from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.training.checkpoints import compare_fingerprints
+from tutelage.training.listening import first_signals
+
+if TYPE_CHECKING:
+    from tutelage.studies.language.study import LanguageStudy
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A study in a folder, which was found to fit together.
+
+    Args:
+        study: what is asked for.
+        folder: where.
+        progress: who watches.
+        teacher: whom the arms hear.
+        class_map: which classes both models share, where their heads are padded differently; None for all.
+        eos: tokens that end what the student writes.
+    """
+
+    study: LanguageStudy
+    folder: Path
+    progress: Progress
+    teacher: Teacher
+    class_map: ClassMap | None
+    eos: Sequence[int]
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The tokenizers of both models."""
+        study = self.study
+        return Vocabularies(study.tokenizer, study.teacher_tokenizer, aligned=study.alignment in ("crossing", "uld"))
+
+    @cached_property
+    def teacher_name(self) -> str:
+        """What tells the teacher from another."""
+        return teacher_identity(_inner(self.teacher))
+
+    def lessons(self) -> Lessons:
+        """The data with completions; what is missing of them is written."""
+        study = self.study
+        speaker = self.teacher_speaker
+        facts = {"teacher": teacher_fact(_inner(self.teacher)), "eos": _plain_eos(speaker)} if self._writes else {}
+        if self._writes and not isinstance(speaker, Writer):
+            raise ConfigError(
+                f"the teacher is to write completions, and {type(_inner(self.teacher)).__name__} cannot: give a local model, or "
+                "teacher_speaker"
+            )
+        return prepare_lessons(
+            study.data,
+            study.authors,
+            study.generation,
+            speaker if isinstance(speaker, Writer) else None,
+            self.vocabularies,
+            self.folder,
+            facts,
+            self.progress,
+        )
+
+    @property
+    def _writes(self) -> bool:
+        study = self.study
+        return "teacher" in study.authors or any(
+            split.set is None for split in (study.data.validation, study.data.test)
+        )
+
+    def kept(self, lessons: Lessons, *, verify: bool = False) -> dict[str, Kept]:
+        """The stored labels of each arm that learns from some; arms with the same ones share a store."""
+        found: dict[Any, Kept] = {}
+        by_arm: dict[str, Kept] = {}
+        for arm in self.study.lessons:
+            labels = self.study.labels_of(arm)
+            if labels is None:
+                continue
+            author = self.study.author(arm)
+            key = (repr(labels), author)
+            if key not in found:
+                own = self.study.lessons[arm].labels is not None or author != self.study.completions
+                place = self.folder / arm if own else self.folder
+                train = lessons.shown(author, "student")
+                found[key] = keep(labels, self.teacher, train, place, self.progress, verify=verify)
+            by_arm[arm] = found[key]
+        return by_arm
+
+    def runs(self, lessons: Lessons, kept: Mapping[str, Kept]) -> dict[str, list[LanguageRun]]:
+        """Every arm, the teacher and the untouched student among them; what is done is read."""
+        study = self.study
+        exam = self._exam(lessons)
+        facts = {
+            **study.fingerprint,
+            **lessons.held_out,
+            "measured": exam.describe(),
+            "compared with": self.teacher_name,
+        }
+        found = {TEACHER: [self._asked(TEACHER, None, self.folder / TEACHER, exam, facts)]}
+        if UNTOUCHED in study.arms:
+            seed = study.seed_list[0]
+            found[UNTOUCHED] = [self._asked(UNTOUCHED, seed, self.folder / UNTOUCHED / f"seed-{seed}", exam, facts)]
+        for arm, lesson in study.lessons.items():
+            heard = kept[arm].heard.teacher if arm in kept else self.teacher
+            train = lessons.shown(study.author(arm), lesson.shows)
+            watched = lessons.data.validation.set
+            assert watched is not None
+            found[arm] = [
+                run_language_arm(self.plan(arm, lesson, seed, train, watched, heard, facts), exam, self.progress)
+                for seed in study.seed_list
+            ]
+        return found
+
+    def costs(self, lessons: Lessons) -> tuple[dict[str, Json], Json | None]:
+        """What both models cost, and what the student's shorter prompt saves."""
+        test = lessons.data.test
+        assert test.completions is not None
+        student = build_seeded(self.study.student, self.study.seed_list[0]).eval()
+        deployed = {"student": Deployed(student, test.prompts)}
+        model = _model_of(self.teacher)
+        if model is not None:
+            deployed = {"teacher": Deployed(model, test.taught_prompts), **deployed}
+        costs = language_costs(deployed, float(test.completions.completions.lengths.double().mean()))
+        if test.teacher_prompts is None or self.study.teacher_tokenizer is not None:
+            return costs, None
+        return costs, prompt_worth(student, test.teacher_prompts, test.prompts)
+
+    def speaker(self, student: nn.Module) -> ModuleSpeaker:
+        """A student as one that can be asked."""
+        return ModuleSpeaker(student, self.study.tokenizer, self.eos, self.study.batch_size)
+
+    @property
+    def teacher_speaker(self) -> Speaker | None:
+        """The teacher as one that can be asked; None where it cannot."""
+        study = self.study
+        if study.teacher_speaker is not None:
+            return study.teacher_speaker
+        model = _model_of(self.teacher)
+        if model is None:
+            return None
+        tokenizer = study.teacher_tokenizer or study.tokenizer
+        batch_size = study.generation.batch_size if study.generation is not None else study.batch_size
+        return ModuleSpeaker(
+            model, tokenizer, eos_ids(tokenizer, getattr(model, "generation_config", None)), batch_size
+        )
+
+    def _exam(self, lessons: Lessons) -> Exam:
+        study = self.study
+        comparable = study.alignment in ("same", "crossing")
+        return Exam(
+            test=lessons.data.test,
+            teacher=RememberedScores(self.teacher) if comparable else None,
+            score=study.score,
+            samples=study.samples,
+            sample_tokens=study.sample_tokens,
+            batch_size=study.batch_size,
+            class_map=self.class_map,
+        )
+
+    def _asked(self, arm: str, seed: int | None, folder: Path, exam: Exam, facts: Mapping[str, Any]) -> LanguageRun:
+        """The teacher, or the student before any training, on the test split."""
+        student = build_seeded(self.study.student, seed).eval() if seed is not None else None
+        if student is not None:
+            facts = {**facts, "student": f"{type(student).__name__}, seed {seed}"}
+        done = read_language_arm(folder, exam)
+        if done is not None:
+            compare_fingerprints(done[1], facts, folder)
+            return done[0]
+        self.progress.started(_name(arm), 1, 0)
+        if student is not None:
+            measured = exam.of_student(student, self.speaker(student))
+        else:
+            measured = exam.of_teacher(exam.teacher, self.teacher_speaker)
+        run = LanguageRun(arm, seed, None, None, None, None, [], measured, folder)
+        commit_language_run(run, dict(facts), exam)
+        self.progress.finished(_name(arm), in_words(measured))
+        return run
+
+    def plan(
+        self,
+        arm: str,
+        lesson: LanguageArm,
+        seed: int,
+        train: TransferSet,
+        validation: TransferSet,
+        heard: Teacher,
+        facts: Mapping[str, Any],
+    ) -> LanguagePlan:
+        """The plan of one arm with one seed.
+
+        Args:
+            arm: its name.
+            lesson: what it is.
+            seed: of initialisation and data order.
+            train: what it learns from, as the student sees it.
+            validation: what is watched.
+            heard: its teacher, or the store of its answers.
+            facts: what must not change between a run and its resumption.
+        """
+        study = self.study
+        assert isinstance(train.inputs, Completions)
+        return LanguagePlan(
+            arm=arm,
+            seed=seed,
+            folder=self.folder / arm / f"seed-{seed}",
+            build=study.student,
+            objective=as_objective(lesson.objective),
+            training=study.training,
+            train=train,
+            validation=validation,
+            teacher=heard,
+            speaker=self.speaker,
+            tokenizer=study.tokenizer,
+            on_policy=lesson.on_policy,
+            seconds=study.seconds,
+            class_map=self.class_map,
+            fingerprint={**facts, "shown": lesson.shows, "prompts": prompts_digest(train.inputs.prompts)},
+        )
+
+
+def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
+    """Find out, before anything is written, labelled or trained, what could only fail later.
+
+    Raises:
+        TutelageError: something does not fit together; the message says what.
+    """
+    check_folder(folder)
+    student = check_student(study.student, study.seed_list[0])
+    eos = study.eos
+    if eos is None:
+        eos = eos_ids(study.tokenizer, getattr(student, "generation_config", None))
+    work = Work(study, folder, progress, study.teacher, None, eos)
+    probe = probe_of(study.data.train, eos[0], work.vocabularies)
+    teacher, class_map = _sharing(study, student, probe)
+    work = replace(work, teacher=teacher, class_map=class_map)
+    check_training(study.training, "training", student, as_objective(study.objective), probe, probe)
+    with tempfile.TemporaryDirectory() as aside:
+        for arm, lesson in study.lessons.items():
+            as_objective(lesson.objective).validate()
+            shown = Lessons(study.data, {"data": probe}).shown("data", lesson.shows)
+            seen = replace(work, folder=Path(aside))
+            plan = seen.plan(arm, lesson, study.seed_list[0], shown, probe, teacher, {})
+            try:
+                language_trainer(plan, student).identify()
+            except TutelageError as error:
+                raise type(error)(f"the arm {arm!r}: {error}") from error
+            labels = study.labels_of(arm)
+            if labels is not None:
+                check_form(labels, {arm: plan.objective}, student, probe)
+    return work
+
+
+def _sharing(study: LanguageStudy, student: nn.Module, probe: TransferSet) -> tuple[Teacher, ClassMap | None]:
+    """Teacher and class map under which both speak of the same tokens, where their heads are padded differently.
+
+    Raises:
+        ConfigError: one of the two has fewer classes than the tokenizer has tokens.
+    """
+    if study.alignment != "same":
+        return study.teacher, None
+    batch: Any = probe.batch(torch.arange(1))
+    with torch.random.fork_rng(devices=[]):
+        said = study.teacher.signals(batch).logits
+        own = first_signals(student, batch, ()).logits
+    assert own is not None
+    if said is None or said.classes == own.classes:
+        return study.teacher, None
+    shared, tokens = min(said.classes, own.classes), len(study.tokenizer)
+    if shared < tokens:
+        raise ConfigError(
+            f"the student has {own.classes:,} classes, the teacher {said.classes:,}, and the tokenizer {tokens:,} tokens: some of them one "
+            "model does not know; resize its embeddings, or give each model its own tokenizer and say how they are aligned"
+        )
+    teacher = study.teacher
+    if isinstance(teacher, ModuleTeacher) and said.classes > shared:
+        teacher = ModuleTeacher(teacher.model, allow_masked_classes=teacher.allow_masked_classes, classes=shared)
+    elif isinstance(said, SparseTargets) and said.classes > shared:
+        raise ConfigError(
+            f"the teacher tells of {said.classes:,} classes and the student has {own.classes:,}: of a distribution whose tail is one "
+            "number no classes can be taken away; give the student as many"
+        )
+    return teacher, ClassMap(
+        student=shared if own.classes > shared else None,
+        teacher=shared if said.classes > shared and teacher is study.teacher else None,
+    )
+
+
+def _inner(teacher: Teacher) -> Teacher:
+    """The teacher whose answers another one carries over into the student's vocabulary."""
+    while isinstance(inner := getattr(teacher, "teacher", None), Teacher):
+        teacher = inner
+    return teacher
+
+
+def _model_of(teacher: Teacher) -> nn.Module | None:
+    inner = _inner(teacher)
+    return inner.model if isinstance(inner, ModuleTeacher) else None
+
+
+def _plain_eos(speaker: Any) -> list[int] | None:
+    eos = getattr(speaker, "eos", None)
+    return None if eos is None else sorted(int(token) for token in eos)
+
+
+def _name(arm: str) -> str:
+    return "the teacher on the test split" if arm == TEACHER else "the untouched student"
