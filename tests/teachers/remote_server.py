@@ -83,10 +83,17 @@ class FakeServer:
             return {"prompt_logprobs": places, "prompt_token_ids": text}
         if asked.get("echo") and "echo" in self.dialects:
             tops: list[Any] = [None]
+            own = [None, *(float(log_p[place, token]) for place, token in enumerate(text[1:]))]
             for place in range(len(text)):
                 best = np.argsort(-log_p[place])[: asked["logprobs"]].tolist()
                 tops.append({f"token_id:{t}": float(log_p[place, t]) for t in best})
-            return {"logprobs": {"tokens": [f"token_id:{t}" for t in [*text, 0]], "top_logprobs": tops}}
+            return {
+                "logprobs": {
+                    "tokens": [f"token_id:{t}" for t in [*text, 0]],
+                    "token_logprobs": [*own, -1.0],
+                    "top_logprobs": tops,
+                }
+            }
         return {}
 
     def _written(self, text: list[int], asked: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from tutelage.data.completions import Completions
 from tutelage.errors import ConfigError, TeacherError
 from tutelage.ragged import Ragged
 from tutelage.signals import Logits, Signals, SparseTargets
+from tutelage.studies.label_binds import teacher_fact
+from tutelage.studies.teaching import teacher_identity
 from tutelage.teachers import Teacher, remote_client
 from tutelage.teachers.remote import RemoteTeacher
 
@@ -311,3 +313,17 @@ def test_numbers_that_mean_nothing_are_refused(wrong: dict[str, Any]):
     """k = 0 would ask a server for nothing and learn from nothing."""
     with pytest.raises(ConfigError):
         RemoteTeacher("http://localhost:9", "teacher", **{"classes": 5, **wrong})
+
+
+def test_the_same_model_at_another_address_is_the_same_teacher(server: FakeServer):
+    """A port that changes with each start would make each labelling another one's; an address in a record tells of a network."""
+    with serving() as second:
+        facts = [teacher_fact(teacher_of(one)) for one in (server, second)]
+        identities = [teacher_identity(teacher_of(one)) for one in (server, second)]
+        assert facts[0] == facts[1] == "RemoteTeacher, model teacher, root models/teacher, fingerprint fp-1"
+        assert identities[0] == identities[1]
+        second.fingerprint = "fp-2"
+        assert teacher_fact(teacher_of(second)) != facts[0]
+        assert teacher_identity(teacher_of(second)) != identities[0]
+        assert teacher_identity(teacher_of(server, k=K + 1)) != identities[0]
+    assert "127.0.0.1" not in facts[0] + identities[0]

@@ -145,6 +145,27 @@ class RemoteTeacher:
             self._refuse_another(answer.body, known)
         return answer
 
+    def own_log_probs(self, texts: list[list[int]], firsts: list[int], names: list[str]) -> list[list[float]]:
+        """The log-probability, nats, that each text's own tokens have from a place on.
+
+        Args:
+            texts: token numbers.
+            firsts: of each, the first place that is asked about, at least 1.
+            names: of each, for errors.
+
+        Raises:
+            TeacherError: as :meth:`signals`.
+        """
+        known = self._contact()
+        reading = Reading(known.dialect, 1, self.classes)
+        found: list[list[float]] = []
+        for start in range(0, len(texts), _TEXTS):
+            of = slice(start, start + _TEXTS)
+            body = self.ask(question(known.dialect, self.model, texts[of], 1)).value()
+            choices = choices_of(body, len(texts[of]))
+            found += [reading.own(*one) for one in zip(choices, texts[of], firsts[of], names[of], strict=True)]
+        return found
+
     def _answers(self, texts: list[list[int]], firsts: list[int], names: list[str]) -> list[_Rows]:
         known = self._contact()
         reading = Reading(known.dialect, self.k, self.classes)

@@ -113,6 +113,24 @@ class Reading:
             probs.append([probability for _, probability in kept])
         return ids, probs
 
+    def own(self, choice: Json, text: Sequence[int], first: int, who: str) -> list[float]:
+        """The log-probability, nats, of the text's own token at the places ``first``, ``first + 1``, …
+
+        Args:
+            choice, text, first, who: as for :meth:`rows`.
+
+        Raises:
+            TeacherError: as :meth:`rows`, of these numbers alone.
+        """
+        places = self._places(choice, text, who)
+        told = _echoed(choice).get("token_logprobs") if self.dialect == "echo" else None
+        echoed = cast(list[Any], told) if isinstance(told, list) else []
+        found: list[float] = []
+        for place in range(first, len(text)):
+            here = echoed[place] if place < len(echoed) else places[place].get(str(text[place]))
+            found.append(_log_p(here, f"{who}, token {place} ({text[place]})"))
+        return found
+
     def _places(self, choice: Json, text: Sequence[int], who: str) -> list[Json]:
         """One mapping of token numbers to log-probabilities a place, of this very text."""
         tokens, found = _vllm(choice, text, who) if self.dialect == "vllm" else _echo(choice, len(text), who)

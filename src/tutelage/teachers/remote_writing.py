@@ -1,4 +1,4 @@
-"""Completions written by a language model behind a server."""
+"""A language model behind a server writes completions, and says how likely it holds given ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.counters import mix, name_word
-from tutelage.errors import ConfigError, TeacherError
+from tutelage.errors import ConfigError, DataError, TeacherError
 from tutelage.models.sampling import Sampling
 from tutelage.models.writing import Written
 from tutelage.ragged import Ragged
@@ -75,6 +75,32 @@ def write_remotely(
     completions = Ragged.of([tokens for tokens, _ in found]).to(prompts.values.device)
     finished = torch.tensor([ended for _, ended in found], dtype=torch.bool, device=prompts.values.device)
     return Written(completions, finished, time.perf_counter() - started)
+
+
+def score_remotely(teacher: RemoteTeacher, prompts: Ragged, choices: Sequence[Sequence[int]]) -> Tensor:
+    """The served model's log-probability of each choice behind each prompt; see :func:`tutelage.models.scoring.choice_scores`.
+
+    Args:
+        teacher: whose server.
+        prompts: B token sequences, at least one token each.
+        choices: K token sequences, at least one token each.
+
+    Returns:
+        float32 ``[B, K]``, nats, summed over a choice's tokens, on the prompts' device.
+
+    Raises:
+        DataError: no choice, or an empty one.
+        TeacherError: as :meth:`tutelage.teachers.remote.RemoteTeacher.own_log_probs`.
+    """
+    if not choices or not all(choices):
+        raise DataError(
+            f"{len(choices)} choices, some without a token: expected one at least, of one token each at least"
+        )
+    pairs = [(row, prompt, list(choice)) for row, prompt in enumerate(prompts.lists()) for choice in choices]
+    texts, firsts = [prompt + choice for _, prompt, choice in pairs], [len(prompt) for _, prompt, _ in pairs]
+    found = teacher.own_log_probs(texts, firsts, [f"prompt {row}" for row, _, _ in pairs])
+    sums = torch.tensor([sum(each) for each in found], dtype=torch.float32, device=prompts.values.device)
+    return sums.view(len(prompts), len(choices))
 
 
 def _question(
