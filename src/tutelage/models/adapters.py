@@ -75,9 +75,7 @@ def with_lora(
             torch.manual_seed(seed)
             return peft.get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
     except ValueError as error:
-        linear = sorted(
-            {name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight") and name}
-        )
+        parts = {name.rpartition(".")[2] for name, part in model.named_modules() if name and hasattr(part, "weight")}
         raise ConfigError(
             f"lora targets are {wanted!r}, and {type(model).__name__} takes no adapters there ({error}); its layers with weights are "
             f"called {', '.join(sorted(parts))}; or say 'all-linear'"
