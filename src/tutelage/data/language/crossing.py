@@ -271,7 +271,8 @@ def _text_of(texts: Sequence[bytes | None], number: int, whose: str) -> bytes:
 def _not_the_same(text: bytes, said: bytes) -> str:
     pairs = zip(text, said, strict=False)
     place = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(text), len(said)))
-    mine, theirs = (each[place : place + 20].decode(errors="replace") for each in (text, said))
+    shown = (each[place : place + 20].replace(END, b"<end>") for each in (text, said))
+    mine, theirs = (each.decode(errors="replace") for each in shown)
     if place == len(said):
         return (
             f"the teacher's tokens of a completion end after {place:,} bytes, the student's go on with {mine!r}: rows would have no "
