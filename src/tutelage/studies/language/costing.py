@@ -20,9 +20,9 @@ from tutelage.models import count_parameters
 from tutelage.models.writing import Sampling, write
 
 #: Tokens that are written to measure a token's time.
-_WRITTEN = 32
+_WRITTEN = 16
 #: Timed rounds, at least and at most, and after how many seconds no further one begins.
-_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 20, 4.0
+_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 20, 3.0
 
 Json = dict[str, Any]
 
@@ -58,7 +58,7 @@ def language_costs(models: Mapping[str, Deployed], completion_tokens: float) -> 
     Returns:
         By name: ``parameters``; ``bytes`` of the weights; ``prompt_tokens``, the mean; ``prefill_ms``, from a prompt to its first
         token; ``decode_tokens_per_second`` after that; ``request_ms``, prompt and completion together; ``peak_bytes``, weights and
-        the most that PyTorch's tensors held at once besides, without what a kernel uses inside.
+        the most that PyTorch's tensors held at once while the prompt was read, without what a kernel uses inside.
     """
     reading = {name: _reading(each) for name, each in models.items()}
     took = _in_turns(reading)
@@ -76,7 +76,7 @@ def language_costs(models: Mapping[str, Deployed], completion_tokens: float) -> 
             "prefill_ms": {"p50": p50, "p95": p95},
             "decode_tokens_per_second": per_second,
             "request_ms": p50 + 1e3 * max(completion_tokens - 1, 0) / per_second,
-            "peak_bytes": stored_bytes(each.model) + peak_beside(writing[name]),
+            "peak_bytes": stored_bytes(each.model) + peak_beside(reading[name]),
         }
     return found
 

@@ -83,7 +83,7 @@ def _drop(limit: float | None, evidence: Evidence) -> Json | None:
     if limit is None:
         return None
     name, row = "score_drop_vs_teacher", evidence.gain("teacher")
-    drop = -row["difference"] if row is not None else None
+    drop = 0.0 - row["difference"] if row is not None else None
     if row is None:
         return gate_of(
             name, None, limit, None, "The teacher's score is not known: it can neither write nor score answers here."
