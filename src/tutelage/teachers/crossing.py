@@ -27,13 +27,13 @@ class CrossTokenizerTeacher:
     """A teacher's distributions carried over into the student's vocabulary, a row for each of the student's tokens.
 
     Both read the same bytes. Where a token of both begins, each of the teacher's tokens gives its probability to the student's token that
-    its text begins with. Where the student's label is longer than the teacher's token, the teacher's next rows divide that
-    token's mass further, so that the label has the product along the path. Where a token of the student's begins inside one of the
+    its text begins with. Where a token of the student's is longer than the teacher's that was written, the teacher's next rows divide
+    that one's mass further, so that the label, and what could have stood in its place, has the product along the path. Where a token of the student's begins inside one of the
     teacher's, the row is the teacher's distribution over the tokens that begin with what is written. Rows sum to 1.
 
     Exact where the vocabularies are the same. Otherwise it is an approximation in three ways. What the teacher did not write is known one
     token deep: a token of the teacher's that the student would join with the next one is given to the student's shorter
-    token, so that longer ones have no probability but as labels. Inside a token of the teacher's, it is taken as known that the teacher's
+    token, unless it was written. Inside a token of the teacher's, it is taken as known that the teacher's
     token goes on, which only the rest of the text says: right on average over texts that the teacher might have written, not in one of
     them. And the teacher is asked for its own way of cutting the text, not for all of them. Tokens that are no text and that the student
     does not have (a chat's markers) are left out, the others scaled to 1.

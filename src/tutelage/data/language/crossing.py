@@ -33,8 +33,8 @@ class Step(NamedTuple):
     """What one of the teacher's rows says about one of the student's.
 
     ``row``: the student's · ``said``: the teacher's · ``choices``: None for the whole vocabulary, each token by its first piece ·
-    ``token``: the one that the teacher's row met · ``label``: the student's token that its mass goes to; None where the text of the
-    student's label goes on, and the mass is the next step's to divide.
+    ``token``: the one that the teacher's row met · ``label``: the student's token that its mass goes to; None where a token of the
+    student's goes on, and the mass is the next step's to divide.
     """
 
     row: int
@@ -70,6 +70,7 @@ class Crossing:
         self.teacher_bytes = token_bytes(teacher_tokenizer, _ends(teacher_tokenizer, teacher_ends, "teacher"))
         self._student, self._teacher = _Sorted(self.student_bytes), _Sorted(self.teacher_bytes)
         self._number = dict(reversed(self._student.tokens)) | {END: self._ends[0]}
+        self._known = frozenset(text for text, _ in self._teacher.tokens)
         self._longest = max(map(len, self._number))
         self._backend = student_tokenizer.backend_tokenizer
         # some tokenizers put a space before a text; a line's end takes it, and is taken away again
@@ -115,7 +116,15 @@ class Crossing:
 
     def after(self, before: bytes) -> Choices:
         """What follows once the teacher has written ``before``: the student's first token of that and the teacher's next."""
-        return self._kept(("after", before), lambda: self._after(before))
+        return self._kept(("after", before), lambda: self._after(before, frozenset()))
+
+    def beyond(self, before: bytes) -> Choices | None:
+        """What the teacher's next token can still make of the student's first one; None where nothing.
+
+        Of tokens that the teacher does not have itself: those that it has it would have written at once.
+        """
+        found = self._kept(("beyond", before), lambda: self._after(before, self._known))
+        return found if len(found.tokens) else None
 
     def inside(self, head: bytes, so_far: tuple[int, ...], seen: bytes, skip: int = 0) -> Choices:
         """What follows inside a token of the teacher's of which ``seen`` is written.
@@ -136,9 +145,10 @@ class Crossing:
         self._choices.move_to_end(key)
         return self._choices[key]
 
-    def _after(self, before: bytes) -> Choices:
+    def _after(self, before: bytes, known: frozenset[bytes]) -> Choices:
         # only where a longer token of the student's begins with what is written can the next one change its first
-        rest = {text[len(before) :] for text, _ in self._student.beginning(before) if len(text) > len(before)}
+        longer = {text for text, _ in self._student.beginning(before) if len(text) > len(before)}
+        rest = {text[len(before) :] for text in longer - known}
         tokens = sorted({number for text in rest for _, number in self._teacher.beginning(text)})
         pieces = self.pieces([before + (self.teacher_bytes[number] or b"") for number in tokens])
         other = self.pieces([before])[0]
@@ -200,11 +210,11 @@ class _Walk:
         self.crossing, self.student, self.teacher = crossing, student, teacher
         mine = [_text_of(crossing.student_bytes, number, "student") for number in student]
         theirs = [_text_of(crossing.teacher_bytes, number, "teacher") for number in teacher]
-        self.text, said = b"".join(mine), b"".join(theirs)
-        lead = next((lead for lead in (0, 1, -1) if _covers(said, self.text, lead)), None)
+        text, said = b"".join(mine), b"".join(theirs)
+        lead = next((lead for lead in (0, 1, -1) if _covers(said, text, lead)), None)
         if lead is None:
-            raise DataError(_not_the_same(self.text, said))
-        self.lead = lead
+            raise DataError(_not_the_same(text, said))
+        self.text = said[lead:] if lead >= 0 else b" " + said
         self.starts = _starts(mine, 0)
         self.said_starts = _starts(theirs, -lead)
 
@@ -232,11 +242,20 @@ class _Walk:
             choices = self.crossing.inside(head, so_far, b" " * skip + self.text[max(at, 0) : start], skip)
         while True:
             reached = self.said_starts[said + 1]
-            yield Step(row, said, choices, self.teacher[said], label if reached >= end else None)
-            if reached >= end:
+            further = (
+                self._further(start, at, said) if reached >= end else self.crossing.after(self.text[start:reached])
+            )
+            yield Step(row, said, choices, self.teacher[said], label if further is None else None)
+            if further is None:
                 return
             said += 1
-            choices = self.crossing.after(self.text[start:reached])
+            choices = further._replace(other=label) if reached >= end else further
+
+    def _further(self, start: int, at: int, said: int) -> Choices | None:
+        """What the next token could have made of a label that is written, where the teacher began with the label."""
+        if at != start or said + 1 == len(self.teacher):
+            return None
+        return self.crossing.beyond(self.text[start : self.said_starts[said + 1]])
 
 
 def _choices(tokens: Sequence[int], pieces: Iterable[int], other: int | None) -> Choices:
