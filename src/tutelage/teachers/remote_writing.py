@@ -129,7 +129,7 @@ def _tokens(choice: dict[str, Any], sampling: Sampling, eos: Sequence[int], who:
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in cast(list[Any], tokens)):
         raise TeacherError(
             f"{who}: the server's answer has no token_ids: its text cut into tokens anew may be other tokens than were written, and loses "
-            "the one that ended it; use a server that gives them (vLLM 0.10 or newer)"
+            "the one that ended it; use a server that gives them (a vLLM that knows return_token_ids)"
         )
     written = cast(list[int], tokens)
     ended, says = bool(written) and written[-1] in eos, choice.get("finish_reason")
