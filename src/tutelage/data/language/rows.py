@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tutelage.data.language.templates import Row
 from tutelage.errors import DataError, missing_extra
@@ -89,31 +89,44 @@ def _read_jsonl(path: Path) -> list[Row]:
         raise DataError(f"jsonl: {path} cannot be read: {error}; it may be cut short, copy it again") from error
     # by bytes: str.splitlines also ends a line at U+2028 and its like, which stand in texts as they are
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"jsonl: {path}, line {number}: byte {error.start + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise DataError(f"jsonl: {path}, line {number} is no JSON: {_broken(error, line, number)}") from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"jsonl: {path}, line {number} holds a {type(row).__name__}, expected an object with the columns by name, such as "
-                '{"prompt": "…", "completion": "…"}'
-            )
-        rows.append(row)
+        if line.strip():
+            rows.append(_row(line, f"jsonl: {path}, line {number}", first=number == 1))
     if not rows:
         raise DataError(f"jsonl: {path} holds no rows; give a file with one JSON object a line")
     return rows
 
 
-def _broken(error: json.JSONDecodeError, line: bytes, number: int) -> str:
-    if number == 1 and line.strip()[:1] in (b"[", b"{") and len(line.strip()) == 1:
-        return "the file seems to be one JSON value over many lines, expected one object a line; write it anew with one a line"
-    return f"{error.msg} at column {error.colno}; the line may be cut short: mend it, or take it out"
+def _row(line: bytes, where: str, *, first: bool) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_once_each)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: byte {error.start + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
+        ) from error
+    except ValueError as error:
+        if first and line.strip() in (b"[", b"{"):
+            error = "the file seems to be one JSON value over many lines, expected one object a line; write it anew so"
+        elif isinstance(error, json.JSONDecodeError):
+            error = f"{error.msg} at column {error.colno}; the line may be cut short: mend it, or take it out"
+        raise DataError(f"{where} is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{where} holds a {type(row).__name__}, expected an object with the columns by name, such as "
+            '{"prompt": "…", "completion": "…"}'
+        )
+    return cast("Row", row)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is a word of Python's and not of JSON's; write null where a number is not known")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object, and one of its values would be lost")
+    return found
 
 
 def _parquet(source: TextSource) -> Read:

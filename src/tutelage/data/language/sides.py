@@ -133,13 +133,12 @@ class Side:
         if prompt.asked.messages is None:
             if isinstance(answer, str):
                 return answer
-            content = answer.get("content")
-            if not isinstance(content, str):
+            if answer.get("tool_calls"):
                 raise DataError(
-                    f"row {example.index}: the answer is a turn without a text, which only a chat template can write; give the {self.name} "
+                    f"row {example.index}: the answer calls a tool, which only a chat template can write; give the {self.name} "
                     "a chat view, or drop the row"
                 )
-            return content
+            return answer["content"]
         turn: Message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
         whole = self._render([*prompt.asked.messages, turn], example, generation=False)
         if not whole.startswith(prompt.text):

@@ -91,7 +91,7 @@ def fill(template: str, row: Row, index: int, where: str) -> str:
 def columns_near(wanted: str, row: Row) -> str:
     """Which columns there are, and the one that a mistaken name, bare or quoted in a message, may have meant."""
     name = wanted.split("'")[1] if wanted.count("'") >= 2 else wanted
-    near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(row), n=1, cutoff=0.6)
     there = f"the columns are {', '.join(row)}" if row else "the row has no columns"
     return f"did you mean {near[0]!r}? ({there})" if near else there
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,19 @@ class Comparison:
     """Two tokenizers side by side.
 
     ``differing``: ``(id, student's token, teacher's token)`` of each id that means something else, None where one has no such id ·
-    ``probes``: texts that they cut in different places · ``sizes``: how many tokens the student's and the teacher's have.
+    ``probes``: texts that they cut in different places · ``sizes``: how many tokens the student's and the teacher's have · ``merges``
+    that only one of them makes, or makes later.
     """
 
     differing: list[tuple[int, str | None, str | None]]
     probes: list[str]
     sizes: tuple[int, int]
+    merges: int = 0
 
     @property
     def same(self) -> bool:
         """Whether one's tokens can be read by the other."""
-        return not self.differing and not self.probes
+        return not (self.differing or self.probes or self.merges)
 
 
 def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -67,8 +70,8 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Pre
 def compare_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> Comparison:
     """Whether the same number means the same token to both, and whether both cut a text alike.
 
-    The vocabularies are compared entry by entry; merges, normalisers and splitters by what becomes of texts in several scripts
-    and of the vocabulary's own entries.
+    The vocabularies are compared entry by entry, merges one by one; normalisers and splitters by what becomes of texts in several
+    scripts and of the vocabulary's own entries.
     """
     ours, theirs = _tokens(student), _tokens(teacher)
     differing = [
@@ -81,7 +84,8 @@ def compare_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
     texts = [*PROBES, " ".join(sample), *(student.convert_tokens_to_string([entry]) for entry in sample)]
     cuts = [] if differing else zip(texts, Cutter(student).many(texts), Cutter(teacher).many(texts), strict=True)
     cut = [text for text, one, other in cuts if one != other]
-    return Comparison(differing, cut, (len(ours), len(theirs)))
+    pairs = [] if differing else zip_longest(_merges(student), _merges(teacher))
+    return Comparison(differing, cut, (len(ours), len(theirs)), sum(one != other for one, other in pairs))
 
 
 def refuse_other_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
@@ -104,9 +108,10 @@ def refuse_other_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrained
             f"numbers mean different tokens (student's / teacher's): {some(pairs)}. The teacher would read other words than the "
             f"student, and its probability of one token would be taught as that of another. {ways}"
         )
+    why = f"other merges, {found.merges:,} of them" if found.merges else "another normaliser, or splitter"
+    shown = f", {found.probes[0]!r:.60} among them" if found.probes else ""
     raise ConfigError(
-        f"student and teacher have the same {found.sizes[0]:,} tokens but cut texts in different places, {found.probes[0]!r:.60} among "
-        f"them: other merges, or another normaliser. The teacher would be asked about pieces that it never writes. {ways}"
+        f"student and teacher have the same {found.sizes[0]:,} tokens but cut texts in different places{shown}: {why}. The teacher would be asked about pieces that it never writes. {ways}"
     )
 
 
@@ -148,6 +153,11 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {number: token for token, number in tokenizer.get_vocab().items()}
+
+
+def _merges(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    return [] if backend is None else json.loads(backend.to_str())["model"].get("merges", [])
 
 
 def _name(token: str | None) -> str:
