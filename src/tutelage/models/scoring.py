@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import DataError
+from tutelage.errors import DataError, ModelError
 from tutelage.models.decoding import Decoder, answering, check_prompts, decoder_of, device_of, readable
 from tutelage.ragged import Ragged
 
@@ -31,7 +31,7 @@ def choice_scores(
 
     Raises:
         DataError: no choice, an empty one, or one with a token that the model lacks; prompts that the model cannot read.
-        ModelError: an encoder-decoder, or weights spread over processes.
+        ModelError: scores that are NaN; an encoder-decoder; weights spread over processes.
     """
     if not choices or any(len(choice) == 0 for choice in choices):
         empty = sum(len(choice) == 0 for choice in choices)
@@ -45,10 +45,18 @@ def choice_scores(
     given, device = prompts.values.device, device_of(inner)
     prompts = prompts.to(device)
     found = torch.zeros(len(prompts), len(choices))
+    order = prompts.lengths.cpu().argsort(descending=True, stable=True)
     with answering(inner):
-        for rows in prompts.lengths.cpu().argsort(descending=True, stable=True).split(batch_size):
+        for rows in order.split(batch_size) if len(order) else ():
             decoder = decoder_of(inner, max(map(len, choices)))
             found[rows] = _batch_scores(decoder, prompts.take(rows.to(device)), choices).cpu()
+    bad = found.isnan().any(1)
+    if bool(bad.any()):
+        raise ModelError(
+            f"{type(inner).__name__} gave NaN or +inf as scores behind {int(bad.sum())} of {len(bad)} prompts, the first of them number "
+            f"{int(bad.nonzero()[0])}: whichever choice comes first would win; its weights are likely not finite (training diverged), or "
+            "it needs float32"
+        )
     return found.to(given)
 
 

@@ -101,7 +101,7 @@ def write(
     finished = torch.zeros(len(prompts), dtype=torch.bool)
     order = prompts.lengths.cpu().argsort(descending=True, stable=True)
     with answering(inner):
-        for rows in order.split(batch_size):
+        for rows in order.split(batch_size) if len(order) else ():
             chance = _chance(sampling, streams[rows]).to(device)
             draft = _write_batch(inner, prompts.take(rows.to(device)), sampling, endings, chance)
             finished[rows] = draft.ended.cpu()
