@@ -15,7 +15,6 @@ from tutelage.models.sampling import Sampling
 from tutelage.ragged import Ragged
 from tutelage.teachers import remote_client
 from tutelage.teachers.remote import RemoteTeacher
-from tutelage.teachers.remote_speaker import RemoteSpeaker
 from tutelage.teachers.remote_writing import score_remotely, write_remotely
 
 PROMPTS = Ragged.of([[5, 6], [7], [20, 21, 22], [7]])
@@ -134,23 +133,3 @@ def test_a_choice_without_tokens_is_refused(server: FakeServer):
     """It would always be certain."""
     with pytest.raises(DataError, match="without a token"):
         score_remotely(teacher_of(server), PROMPTS, [[3], []])
-
-
-class Letters:
-    """A tokenizer of one letter a token, of which END shows as nothing."""
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [ord(letter) - 70 for letter in text] + [END] * add_special_tokens
-
-    def decode(self, tokens: list[int], skip_special_tokens: bool = False) -> str:
-        return "".join(chr(token + 70) for token in tokens if not (skip_special_tokens and token == END))
-
-
-def test_a_speaker_says_in_texts_what_the_server_says_in_tokens(server: FakeServer):
-    """An end-of-text token that is added to each choice would be scored with it, and one that is shown is read as text."""
-    speaker = RemoteSpeaker(teacher_of(server), Letters(), [END])
-    assert speaker.texts(PROMPTS, 6) == [Letters().decode(by_hand(prompt, [END]), True) for prompt in PROMPTS.lists()]
-    found = speaker.choice_scores(PROMPTS, ["NO", "Y"])
-    assert torch.equal(found, score_remotely(speaker.teacher, PROMPTS, [[8, 9], [19]]))
-    drawn = speaker.write(PROMPTS, DRAWN, torch.tensor([0, 1, 2, 1])).completions.lists()
-    assert drawn[1] == drawn[3], "the same prompt by the same stream"
