@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tutelage.data import Batch, Completions, TransferSet, rows_of
+from tutelage.data import Batch, Completions, TransferSet, hex_id, rows_of
 from tutelage.errors import DataError, ModelError
 from tutelage.evaluation.inputs import Floats
 from tutelage.evaluation.significance import Estimate, crossed_interval
@@ -280,7 +280,7 @@ def _refuse_non_finite(nll: Tensor | None, batch: Batch) -> None:
     rows = rows_of(batch)
     bad = int((~torch.isfinite(nll)).nonzero()[0])
     raise ModelError(
-        f"the student gives the token {int(rows['labels'][bad])} of the example with id {int(rows['ids'][bad]):x} a log-likelihood of "
+        f"the student gives the token {int(rows['labels'][bad])} of the example with id {hex_id(int(rows['ids'][bad]))} a log-likelihood of "
         f"{-float(nll[bad])}: no mean would be left; it diverged, or runs in a dtype that overflows: train it again at a lower "
         "learning rate, or in float32"
     )

@@ -335,7 +335,8 @@ class LanguageStudy:
         lesson = self.lessons[arm]
         whose = "the given completions" if self.author(arm) == "data" else "completions that the teacher wrote"
         said = ["the same student" if arm != JUDGED else "the student"]
-        said.append(f"trained on {whose}" + ("" if listens(as_objective(lesson.objective)) else " without a teacher"))
+        without = " without a teacher" if self.author(arm) == "data" else ", without its probabilities"
+        said.append(f"trained on {whose}{'' if listens(as_objective(lesson.objective)) else without}")
         if lesson.on_policy is not None and lesson.on_policy.share > 0:
             said.append(f"{lesson.on_policy.share:.0%} of the batches with what it wrote itself")
         if self.labels_of(arm) is not None:
