@@ -26,10 +26,11 @@ _ROWS = 128
 class CrossTokenizerTeacher:
     """A teacher's distributions carried over into the student's vocabulary, a row for each of the student's tokens.
 
-    Both read the same bytes. Where a token of both begins, each of the teacher's tokens gives its probability to the student's token that
-    its text begins with. Where a token of the student's is longer than the teacher's that was written, the teacher's next rows divide
-    that one's mass further, so that the label, and what could have stood in its place, has the product along the path. Where a token of the student's begins inside one of the
-    teacher's, the row is the teacher's distribution over the tokens that begin with what is written. Rows sum to 1.
+    Both read the same bytes. Where a token of both begins, each of the teacher's tokens gives its probability to the student's token
+    that its text begins with. Where a token of the student's is longer than the teacher's that was written, the teacher's next rows
+    divide that one's mass further, so that the label, and what could have stood in its place, has the product along the path. Where a
+    token of the student's begins inside one of the teacher's, the row is the teacher's distribution over the tokens that begin with
+    what is written. Rows sum to 1.
 
     Exact where the vocabularies are the same. Otherwise it is an approximation in three ways. What the teacher did not write is known one
     token deep: a token of the teacher's that the student would join with the next one is given to the student's shorter
@@ -103,7 +104,7 @@ class SortedTeacher:
         return self
 
     def signals(self, batch: Batch) -> Signals:
-        """The feature ``"sorted probabilities"``, float32 or better ``[N, C of the teacher]``.
+        """The feature ``"sorted probabilities"``, float32 or better ``[N, C of the teacher's tokenizer]``.
 
         Raises:
             TeacherError: as :meth:`CrossTokenizerTeacher.signals`.
@@ -111,7 +112,8 @@ class SortedTeacher:
         heard = _heard(self.teacher, self.crossing, batch)
         rows, said = _meeting(heard.steps)
         scores = some_rows(heard.scores, said.to(batch["ids"].device))
-        probabilities = torch.softmax(_precise(scores.at(1.0)), dim=-1).sort(dim=-1, descending=True).values
+        logits = _precise(scores.at(1.0)[:, : len(self.crossing.first)])
+        probabilities = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True).values
         found = probabilities.new_zeros(heard.rows, probabilities.shape[1])
         found[rows.to(found.device)] = probabilities
         return Signals(None, {SORTED: found})
