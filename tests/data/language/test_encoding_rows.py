@@ -29,7 +29,8 @@ CHAT = {
 
 def encoded(rows: list[dict[str, Any]], student: PromptView = BARE, **given: Any) -> Encoded:
     tokenizer = given.pop("tokenizer", None) or talker()
-    return encode(rows, student=student, student_tokenizer=tokenizer, **{"max_length": 512, **given})
+    options: dict[str, Any] = {"max_length": 512, **given}
+    return encode(rows, student=student, student_tokenizer=tokenizer, **options)
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, tokens: Ragged | None) -> list[str]:
@@ -56,7 +57,7 @@ def test_the_end_is_supervised_though_it_is_also_the_padding() -> None:
     found = encoded([ASKED, {**ASKED, "completion": "a small round fruit"}])
     assert found.completions is not None
     rows = rows_of(TransferSet.of_completions(found.completions).batch(torch.arange(2)))
-    assert int((rows["labels"] == tokenizer.eos_token_id).sum()) == 2
+    assert rows["labels"].tolist().count(tokenizer.eos_token_id) == 2
     assert len(rows["labels"]) == found.counts.tokens == len(found.completions.completions.values)
 
 
@@ -185,7 +186,8 @@ def test_what_is_cut_off_is_counted_and_has_no_end(rows: list[tuple[int, int]], 
     tokenizer = talker()
     given = [{"prompt": "1" * asked, "completion": "2" * answered} for asked, answered in rows]
     found = encoded(given, max_length=room, teacher=PromptView(text="1{{ prompt }}"))
-    assert found.completions is not None and found.teacher_prompts is not None
+    assert found.completions is not None
+    assert found.teacher_prompts is not None
     lost = 0
     for (asked, answered), seen, answer in zip(rows, found.teacher_prompts, found.completions.completions, strict=True):
         lost += max(0, asked + 1 + answered + 1 - room)
@@ -247,7 +249,8 @@ def test_a_long_text_in_pieces_teaches_each_token_once(make: Any, teacher: Promp
     rows = [{"text": text}]
     whole = encoded(rows, tokenizer=tokenizer, teacher=teacher)
     cut = encoded(rows, tokenizer=tokenizer, teacher=teacher, max_length=16, pack_text=True)
-    assert whole.completions is not None and cut.completions is not None
+    assert whole.completions is not None
+    assert cut.completions is not None
     answers = cut.completions.completions
     assert answers.values.tolist() == whole.completions.completions.values.tolist()
     assert (cut.counts.cut, set(cut.sources)) == (0, {0})
@@ -305,7 +308,8 @@ def test_another_vocabulary_has_completions_of_its_own() -> None:
     """The student's numbers would be read as other words."""
     theirs = pieces(BRACKETS)
     found = encoded([ASKED], PromptView(chat=True), teacher_tokenizer=theirs)
-    assert found.completions is not None and found.completions.teacher_completions is not None
+    assert found.completions is not None
+    assert found.completions.teacher_completions is not None
     assert said(found)[0][1] == "a dog<|im_end|>"
     assert texts(theirs, found.completions.prompts_of("teacher")) == ["<s>[INST] which animal is it? [/INST]"]
     assert texts(theirs, found.completions.completions_of("teacher")) == ["a dog</s>"]
@@ -320,7 +324,8 @@ def test_the_teachers_own_template_is_used_for_its_prompt() -> None:
     )
     found = encoded([ASKED], PromptView(chat=True), teacher_tokenizer=theirs)
     assert texts(theirs, found.teacher_prompts)[0].startswith("<|im_start|>user: which animal is it?<|im_end|>")
-    assert found.completions is not None and found.completions.teacher_completions is None
+    assert found.completions is not None
+    assert found.completions.teacher_completions is None
 
 
 def test_a_teacher_that_sees_the_same_needs_no_prompts_of_its_own() -> None:
@@ -365,7 +370,8 @@ def test_a_call_that_ends_with_a_mark_of_its_own_is_ended_as_a_turn_is() -> None
 
 def test_a_template_without_a_mark_at_the_end_is_given_the_eos() -> None:
     """The student would never learn to stop."""
-    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    turns = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    template = turns + "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     assert said(encoded([CHAT], tokenizer=talker(template)))[0][1] == " the cat<|im_end|>"
 
 

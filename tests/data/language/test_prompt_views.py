@@ -32,7 +32,8 @@ def prompt(view: PromptView, template: str | None = CHATML, **row: Any) -> str:
 def test_templates_write_columns_as_they_are() -> None:
     """Escaped for a web page, stripped, or with a line end lost, a prompt is another than was written."""
     view = PromptView(text="{{ a }} & <{{ row['the b'] }}>\n{% for c in cs %}\n- {{ c }}\n{% endfor %}\nanswer: \n")
-    found = prompt(view, a=" 'é' ", cs=["one", 2, 0.5], **{"the b": False})
+    row: dict[str, Any] = {"the b": False}
+    found = prompt(view, a=" 'é' ", cs=["one", 2, 0.5], **row)
     assert found == " 'é'  & <False>\n- one\n- 2\n- 0.5\nanswer: \n"
 
 

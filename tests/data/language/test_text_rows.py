@@ -94,7 +94,7 @@ def test_parquet_that_is_none_and_parquet_without_rows_are_refused(tmp_path: Pat
 
 def test_a_folder_as_the_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's road would only be known to work where there is a hub."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for split, rows in (("train", ROWS), ("test", ROWS[:1])):
         (tmp_path / "set").mkdir(exist_ok=True)
         (tmp_path / "set" / f"{split}.jsonl").write_bytes(lines(rows))

@@ -104,11 +104,12 @@ def _row(line: bytes, where: str, *, first: bool) -> Row:
             f"{where}: byte {error.start + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
         ) from error
     except ValueError as error:
+        why = str(error)
         if first and line.strip() in (b"[", b"{"):
-            error = "the file seems to be one JSON value over many lines, expected one object a line; write it anew so"
+            why = "the file seems to be one JSON value over many lines, expected one object a line; write it anew so"
         elif isinstance(error, json.JSONDecodeError):
-            error = f"{error.msg} at column {error.colno}; the line may be cut short: mend it, or take it out"
-        raise DataError(f"{where} is no JSON: {error}") from None
+            why = f"{error.msg} at column {error.colno}; the line may be cut short: mend it, or take it out"
+        raise DataError(f"{where} is no JSON: {why}") from error
     if not isinstance(row, dict):
         raise DataError(
             f"{where} holds a {type(row).__name__}, expected an object with the columns by name, such as "

@@ -111,7 +111,8 @@ def refuse_other_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrained
     why = f"other merges, {found.merges:,} of them" if found.merges else "another normaliser, or splitter"
     shown = f", {found.probes[0]!r:.60} among them" if found.probes else ""
     raise ConfigError(
-        f"student and teacher have the same {found.sizes[0]:,} tokens but cut texts in different places{shown}: {why}. The teacher would be asked about pieces that it never writes. {ways}"
+        f"student and teacher have the same {found.sizes[0]:,} tokens but cut texts in different places{shown}: {why}. The "
+        f"teacher would be asked about pieces that it never writes. {ways}"
     )
 
 
