@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -58,7 +59,7 @@ def with_lora(
             f"{type(unwrapped(model)).__name__} has adapters already, and new ones would be put on top: merge the first ones (merged), or "
             "give the model without them"
         )
-    wanted = targets if isinstance(targets, str) else list(targets)
+    wanted = targets if isinstance(targets, str) else _layers_there(model, targets)
     config = peft.LoraConfig(
         r=r,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # a number is all that is made of it
@@ -72,6 +73,8 @@ def with_lora(
             warnings.filterwarnings(
                 "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
             )
+            # nor is it worth a word that a layer whose weight is transposed has its adapter transposed
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
             torch.manual_seed(seed)
             return peft.get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
     except ValueError as error:
@@ -80,6 +83,19 @@ def with_lora(
             f"lora targets are {wanted!r}, and {type(model).__name__} takes no adapters there ({error}); its layers with weights are "
             f"called {', '.join(sorted(parts))}; or say 'all-linear'"
         ) from error
+
+
+def _layers_there(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The targets, each of which ends the name of some layer: peft is content if one of them does."""
+    names = [name for name, _ in model.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            near = difflib.get_close_matches(target, {name.rpartition(".")[2] for name in names}, n=1)
+            raise ConfigError(
+                f"lora target {target!r} is no layer of {type(model).__name__}, nor the end of a layer's name, and would be left out"
+                + (f"; did you mean {near[0]!r}?" if near else "; or say 'all-linear'")
+            )
+    return list(targets)
 
 
 def has_adapters(model: nn.Module) -> bool:
