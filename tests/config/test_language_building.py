@@ -11,6 +11,7 @@ import torch
 from language_project import rows, write_project, write_rows
 from tutelage.config import LanguageConfig, load_config
 from tutelage.config.language.building import build_language_study
+from tutelage.config.language.served import ServedSpeaker
 from tutelage.errors import DataError, TutelageError
 from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, PythonScore
 from tutelage.studies.language import LanguageStudy
