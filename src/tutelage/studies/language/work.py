@@ -23,6 +23,7 @@ from tutelage.studies.arm import Progress, build_seeded
 from tutelage.studies.label_binds import teacher_fact
 from tutelage.studies.language.arms import UNTOUCHED, LanguageArm
 from tutelage.studies.language.costing import Deployed, language_costs, prompt_worth
+from tutelage.studies.language.data import LanguageData
 from tutelage.studies.language.generating import prompts_digest
 from tutelage.studies.language.lessons import Lessons, Vocabularies, prepare_lessons, probe_of
 from tutelage.studies.language.measuring import Exam
@@ -267,6 +268,7 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
     """
     check_folder(folder)
     student = check_student(study.student, study.seed_list[0])
+    _expect_tokens(student, study.data)
     eos = study.eos
     if eos is None:
         eos = eos_ids(study.tokenizer, getattr(student, "generation_config", None))
@@ -289,6 +291,24 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
             if labels is not None:
                 check_form(labels, {arm: plan.objective}, student, probe)
     return work
+
+
+def _expect_tokens(student: nn.Module, data: LanguageData) -> None:
+    """Find out that the student has an embedding of every token that it will be given.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    embeddings: Any = getattr(student, "get_input_embeddings", lambda: None)()
+    known = getattr(embeddings, "num_embeddings", None)
+    given = [split.prompts for split in data.splits.values()]
+    given += [split.completions.completions for split in data.splits.values() if split.completions is not None]
+    largest = max(int(part.values.max()) for part in given)
+    if known is not None and largest >= known:
+        raise ConfigError(
+            f"the student reads {known:,} tokens, and the data hold token {largest:,}: its tokenizer is another one's; give the student's "
+            "own, or resize its embeddings (resize_token_embeddings)"
+        )
 
 
 def _sharing(study: LanguageStudy, student: nn.Module, probe: TransferSet) -> tuple[Teacher, ClassMap | None]:
