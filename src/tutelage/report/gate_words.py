@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from tutelage.report.record import Record, mapping, number, records, text
-from tutelage.report.words import METRICS, agreement_text, amount, decimal, difference, plural, scientific
+from tutelage.report.words import (
+    Metric,
+    agreement_text,
+    amount,
+    decimal,
+    difference,
+    metric_named,
+    plural,
+    scientific,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,11 @@ GATES: dict[str, GateWords] = {
     "negative_flips_vs_baseline": GateWords(
         "negative flips against the baseline", "value", "negative_flips", "at most"
     ),
+    "score_drop_vs_teacher": GateWords("score lost against the teacher", "difference", "compared", "at most"),
+    "gain_over_sft": GateWords("gain over fine-tuning without a teacher", "difference", "compared", "more than"),
+    "gain_over_untouched": GateWords("gain over the untouched student", "difference", "compared", "more than"),
+    "gap_closed": GateWords("gap to the teacher closed", "value", "gap", "at least"),
+    "kl": GateWords("KL to the teacher, nats a token", "value", "kl", "at most"),
 }
 
 
@@ -44,15 +59,15 @@ def gate_name(gate: Record) -> str:
     return GATES[key].name if key in GATES else key.replace("_", " ")
 
 
-def gate_amount(gate: Record, key: str) -> str:
-    """The gate's value or limit (``key``) in its own unit."""
+def gate_amount(gate: Record, key: str, named: Callable[[str], Metric] = metric_named) -> str:
+    """The gate's value or limit (``key``) in its own unit; ``named`` knows the metrics."""
     value, words = number(gate.get(key)), GATES.get(text(gate.get("name")))
     if value is None:
         return "not measured" if key == "value" else "none"
     if words is None:
         written = decimal(value, 3)
     elif words.kind == "difference":
-        written = difference(METRICS[words.metric], value, signed=key == "value" and words.limit == "more than")
+        written = difference(named(words.metric), value, signed=key == "value" and words.limit == "more than")
     elif words.kind == "ratio":
         written = f"{decimal(100 * value, 1)}% of the teacher’s"
     elif words.kind == "parity":
@@ -60,7 +75,7 @@ def gate_amount(gate: Record, key: str) -> str:
         alike = number(gate.get("limit")) is None
         return f"{agreement_text(value)} alike" if alike else ("at most " if key == "limit" else "") + scientific(value)
     else:
-        written = amount(METRICS[words.metric], value)
+        written = amount(named(words.metric), value)
     if key == "limit":
         # a limit is a round number that someone chose: 3 points, not 3.0
         written = re.sub(r"(\d)\.0+(?=\D|$)|(\.\d*?[1-9])0+(?=\D|$)", r"\1\2", written)

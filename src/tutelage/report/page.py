@@ -13,13 +13,15 @@ from tutelage.report.fidelity import fidelity
 from tutelage.report.gate_words import because
 from tutelage.report.knowledge import check_inspection, knowledge_section, read_inspection
 from tutelage.report.labels import labels_section
+from tutelage.report.language import LANGUAGE, language_view
+from tutelage.report.made import made, run_facts
 from tutelage.report.members import members_section
-from tutelage.report.pages import day, read_json, render, write_page
+from tutelage.report.pages import read_json, render, write_page
 from tutelage.report.peers import peers_section
-from tutelage.report.record import Record, check_layout, check_shipped, mapping, number, records, text
+from tutelage.report.record import Record, check_layout, check_shipped, mapping, text
 from tutelage.report.shipped import shipped_section
 from tutelage.report.unseen import unseen
-from tutelage.report.words import MISSING, against_teacher, duration, headline, objective_text, plural
+from tutelage.report.words import against_teacher, headline
 
 RECORD = "result.json"
 SHIPPED = "shipped.json"
@@ -32,7 +34,7 @@ def render_report(
     """One self-contained HTML page that says what a teacher was worth and whether to ship the student.
 
     Everything on it comes from the records; it loads nothing from anywhere and needs no scripts. What they lack
-    is named as missing.
+    is named as missing. A language model's page is made of ``result.json`` alone.
 
     Args:
         result: the content of ``result.json``.
@@ -91,6 +93,8 @@ def read_records(run_dir: Path) -> tuple[Record, Record | None]:
 
 
 def _render(result: Record, shipped: Record | None, inspected: Record | None) -> str:
+    if text(result.get("task")) == LANGUAGE:
+        return render("language.html.j2", language_view(result))
     return render("template.html.j2", _view(result, shipped, inspected))
 
 
@@ -99,7 +103,7 @@ def _view(result: Record, shipped: Record | None, inspected: Record | None) -> d
     return {
         "title": text(result.get("title"), "Distillation run"),
         "version": text(result.get("tutelage"), "unknown version"),
-        "facts": _facts(result),
+        "facts": run_facts(result),
         "decision": decision,
         "headline": headline(result),
         "against_teacher": against_teacher(result),
@@ -119,55 +123,5 @@ def _view(result: Record, shipped: Record | None, inspected: Record | None) -> d
         "cost": sections.cost(result),
         "labels": labels_section(result),
         "curves": diagnosis.curves(result),
-        "made": _made(result),
-    }
-
-
-def _seeds(result: Record) -> str:
-    """The seeds of the students, in the record's words."""
-    arms = mapping(result.get("arms"))
-    student = mapping(arms.get("kd") or next((arm for key, arm in arms.items() if key != "teacher"), {}))
-    return ", ".join(text(seed.get("seed"), MISSING) for seed in records(student.get("seeds")))
-
-
-def _facts(result: Record) -> list[str]:
-    """The line under the title: when, how long, how much was asked."""
-    seeds = len([seed for seed in _seeds(result).split(", ") if seed])
-    splits = mapping(result.get("splits"))
-    test = number(splits.get("test"))
-    facts = [
-        day(result.get("started")),
-        f"took {duration(number(result.get('seconds')))}" if number(result.get("seconds")) is not None else "",
-        plural(seeds, "seed") if seeds else "",
-        plural(int(test), "test example") if test is not None else "",
-    ]
-    return [fact for fact in facts if fact]
-
-
-def _made(result: Record) -> dict[str, Any]:
-    """Where the numbers come from: the command, the splits, the versions, the config."""
-    provenance, splits, transfer = (mapping(result.get(key)) for key in ("provenance", "splits", "transfer"))
-
-    def counts(found: Record) -> str:
-        return ", ".join(f"{value:,} {key}" for key, value in found.items() if number(value) is not None)
-
-    facts: list[tuple[str, str]] = [
-        ("Objective", " + ".join(objective_text(term) for term in records(result.get("objective")))),
-        ("Transfer set", counts(transfer)),
-        ("Splits", counts(splits)),
-        ("Seeds", _seeds(result)),
-        ("Started", text(result.get("started"))),
-        ("Took", duration(number(result.get("seconds")))),
-        ("tutelage", text(result.get("tutelage"))),
-    ]
-    facts += [
-        (key.replace("_", " "), text(value))
-        for key, value in provenance.items()
-        if key not in ("command", "config") and text(value)
-    ]
-    facts.append(("config sha256", text(result.get("config_sha256"))))
-    return {
-        "facts": [(name, value or "not recorded") for name, value in facts],
-        "command": text(provenance.get("command")),
-        "config": text(provenance.get("config")),
+        "made": made(result),
     }

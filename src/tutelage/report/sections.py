@@ -18,6 +18,7 @@ from tutelage.report.words import (
     METRICS,
     MISSING,
     Arm,
+    Metric,
     amount,
     arm_named,
     bytes_text,
@@ -32,6 +33,7 @@ from tutelage.report.words import (
 )
 
 View = dict[str, Any]
+Named = Callable[[str], Metric]
 
 TASK_METRICS = ("accuracy", "macro_f1", "nll", "brier", "ece")
 FIDELITY_METRICS = ("agreement", "kl", "negative_flips", "positive_flips")
@@ -50,7 +52,7 @@ def arms_in(found: Record) -> list[Arm]:
     return [arm for arm, _ in arms_of({"arms": found})]
 
 
-def gates(verdict: Record) -> list[View]:
+def gates(verdict: Record, named: Named = metric_named) -> list[View]:
     """Every gate of a verdict with its state in a word."""
     return [
         {
@@ -60,8 +62,8 @@ def gates(verdict: Record) -> list[View]:
             else "failed"
             if gate.get("passed") is False
             else "undecided",
-            "value": gate_amount(gate, "value"),
-            "limit": gate_amount(gate, "limit"),
+            "value": gate_amount(gate, "value", named),
+            "limit": gate_amount(gate, "limit", named),
             "why": text(gate.get("why"), "The record gives no reason."),
             "needs": gate_needs(gate),
         }
@@ -81,12 +83,12 @@ def no_interval(arm: Record) -> str:
     return "one seed" if count == 1 else "no interval"
 
 
-def metric_cells(arm: Record, metrics: Sequence[str]) -> list[View]:
+def metric_cells(arm: Record, metrics: Sequence[str], named: Named = metric_named) -> list[View]:
     """An arm's mean and interval for each metric."""
     means, intervals = mapping(arm.get("mean")), mapping(arm.get("ci95"))
     cells: list[View] = []
     for key in metrics:
-        metric, mean, ci = metric_named(key), number(means.get(key)), interval(intervals.get(key))
+        metric, mean, ci = named(key), number(means.get(key)), interval(intervals.get(key))
         between = f"{amount(metric, ci[0])} to {amount(metric, ci[1])}" if ci else no_interval(arm)
         cells.append({"mean": amount(metric, mean), "ci": between if mean is not None else "not measured"})
     return cells
@@ -194,10 +196,10 @@ def worth(result: Record) -> View:
     return {"chart": chart, "table": table}
 
 
-def comparison_cells(found: Record) -> View:
+def comparison_cells(found: Record, named: Named = metric_named) -> View:
     """A comparison's difference, interval, p-value and what it proves, in words."""
     its, value, ci = (
-        metric_named(text(found.get("metric"), "?")),
+        named(text(found.get("metric"), "?")),
         number(found.get("difference")),
         interval(found.get("ci95")),
     )
@@ -214,13 +216,13 @@ def comparison_cells(found: Record) -> View:
     }
 
 
-def paired(arms: Record, a: str, b: str) -> list[float]:
-    """The difference in accuracy for each seed; none where the two arms' seeds differ, unless ``b`` has only one."""
+def paired(arms: Record, a: str, b: str, metric: str = "accuracy", part: str = "metrics") -> list[float]:
+    """The difference in a metric for each seed; none where the two arms' seeds differ, unless ``b`` has only one."""
     by_seed: list[dict[str, float]] = []
     for key in (a, b):
         found: dict[str, float] = {}
         for seed in records(mapping(arms.get(key)).get("seeds")):
-            value = number(mapping(seed.get("metrics")).get("accuracy"))
+            value = number(mapping(seed.get(part)).get(metric))
             if value is not None:
                 found[text(seed.get("seed"))] = value
         by_seed.append(found)

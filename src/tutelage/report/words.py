@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from tutelage.report.record import Record, interval, mapping, number, records, text
 
 Unit = Literal["share", "nats", "plain"]
+Figures = Literal["fixed", "fine", "three"]
 Reading = Literal["better", "worse", "chance", "unproven"]
 
 MISSING = "—"
@@ -19,11 +21,15 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is named and written; a share (0 to 1) is written in per cent and its differences in points."""
+    """How a metric is named and written; a share (0 to 1) is written in per cent and its differences in points.
+
+    Any other has three decimals; with ``fine`` figures three digits that count where it is below 0.1, with ``three`` everywhere.
+    """
 
     name: str
     unit: Unit
     higher_is_better: bool
+    figures: Figures = "fixed"
 
 
 METRICS: dict[str, Metric] = {
@@ -138,14 +144,21 @@ def amount(metric: Metric, value: float | None) -> str:
     """A metric's value with its unit, or a dash."""
     if value is None:
         return MISSING
-    return f"{decimal(100 * value, 1)}%" if metric.unit == "share" else decimal(value, 3)
+    return f"{decimal(100 * value, 1)}%" if metric.unit == "share" else _plain(metric, value)
 
 
 def difference(metric: Metric, value: float, signed: bool = True, unit: bool = True) -> str:
     """A difference between two values of a metric: points for a share, nats for a log-loss."""
     if metric.unit == "share":
         return decimal(100 * value, 1, signed) + (" points" if unit else "")
-    return decimal(value, 3, signed) + (" nats" if unit and metric.unit == "nats" else "")
+    return _plain(metric, value, signed) + (" nats" if unit and metric.unit == "nats" else "")
+
+
+def _plain(metric: Metric, value: float, signed: bool = False) -> str:
+    """A number that is no share, as its metric is written."""
+    if metric.figures == "fixed" or (metric.figures == "fine" and abs(value) >= 0.1) or value == 0:
+        return decimal(value, 3, signed)
+    return ("−" if value < 0 else "+" if signed else "") + figures(abs(value))
 
 
 def p_value(p: float | None) -> str:
@@ -208,9 +221,9 @@ def find_comparison(result: Record, a: str, b: str, metric: str = "accuracy") ->
     return None
 
 
-def evidence(comparison: Record) -> str:
+def evidence(comparison: Record, named: Callable[[str], Metric] = metric_named) -> str:
     """``95% interval +3.1 to +6.7 points, p = 0.002, 5 seeds × 359 test examples``: what a difference rests on."""
-    metric, ci = metric_named(text(comparison.get("metric"))), interval(comparison.get("ci95"))
+    metric, ci = named(text(comparison.get("metric"))), interval(comparison.get("ci95"))
     parts: list[str] = []
     if ci is not None:
         parts.append(f"95% interval {difference(metric, ci[0], unit=False)} to {difference(metric, ci[1])}")
@@ -290,12 +303,12 @@ def times(share: float | None, verb: Literal["fewer", "smaller", "faster"]) -> s
 
 
 def figures(value: float) -> str:
-    """Three significant figures without an exponent: ``0.0213``, ``9.6``, ``48,100``."""
+    """Three significant figures: ``0.0213``, ``9.6``, ``48,100``; with an exponent where that would be a row of zeros."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     rounded = float(f"{value:.3g}")
     places = max(0, 2 - math.floor(math.log10(abs(rounded))))
-    return scientific(value) if places > 9 else f"{rounded:,.{places}f}"
+    return _power(value) if places > 9 or abs(rounded) >= 1e9 else f"{rounded:,.{places}f}"
 
 
 def money(amount: str, currency: str) -> str:
@@ -307,8 +320,10 @@ def money(amount: str, currency: str) -> str:
 
 def scientific(value: float) -> str:
     """Two figures and a power of ten for what is far below 1: ``3.6×10⁻⁷``."""
-    if value == 0 or abs(value) >= 0.001:
-        return figures(value)
+    return figures(value) if value == 0 or abs(value) >= 0.001 else _power(value)
+
+
+def _power(value: float) -> str:
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
