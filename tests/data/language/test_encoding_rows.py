@@ -368,6 +368,16 @@ def test_a_call_that_ends_with_a_mark_of_its_own_is_ended_as_a_turn_is() -> None
     assert said(encoded([CHAT, row], tokenizer=talker(template)))[1][1] == "CALL<|endoftext|><|im_end|>"
 
 
+def test_plain_rows_among_chats_do_not_decide_how_a_chat_ends() -> None:
+    """The first row's end would be looked for in the others' turns, and what stands behind a turn be taught."""
+    template = CHATML + "{% if not add_generation_prompt %}{{ '<|endoftext|>' }}{% endif %}"
+    tokenizer = talker(template, eos_token="<|endoftext|>")
+    assert [answer for _, answer in said(encoded([ASKED, CHAT], tokenizer=tokenizer))] == [
+        "a dog<|endoftext|>",
+        "the cat<|im_end|>",
+    ]
+
+
 def test_a_template_without_a_mark_at_the_end_is_given_the_eos() -> None:
     """The student would never learn to stop."""
     turns = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"

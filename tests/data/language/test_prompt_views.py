@@ -143,6 +143,14 @@ def test_what_a_chat_template_leaves_out_in_silence_is_refused(
         prompt(PromptView(**view), template, prompt="x")
 
 
+def test_a_system_turn_left_out_is_seen_in_whichever_row_has_one() -> None:
+    """Looked for in the first row alone, the others' instructions would be lost."""
+    template = "{% for m in messages if m.role != 'system' %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    rows = [{"messages": [USER, ANSWER]}, {"messages": [{"role": "system", "content": "s"}, USER, ANSWER]}]
+    with pytest.raises(ConfigError, match=r"row 1: .* does not write a system turn"):
+        encode(rows, student=PromptView(), student_tokenizer=talker(template), max_length=99)
+
+
 def test_options_reach_the_chat_template() -> None:
     """A model that thinks aloud would be taught to, or not to, against the user's word."""
     template = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n' + ('' if think else '(no)') }}{% endif %}")

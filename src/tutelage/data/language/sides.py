@@ -42,7 +42,7 @@ class Side:
     def __init__(self, name: str, view: PromptView, tokenizer: PreTrainedTokenizerBase) -> None:
         self.name, self.view, self.cutter = name, view, Cutter(tokenizer)
         self.tokenizer = tokenizer
-        self._checked = False
+        self._seen: set[str] = set()
         self._end: int | None = None
 
     def prompts(self, examples: Sequence[Example]) -> list[Prompt]:
@@ -76,10 +76,13 @@ class Side:
         for example, text in zip(examples, texts, strict=True):
             _refuse_half_characters(text, "the completion", example)
         wholes = self.cutter.many([prompt.text + text for prompt, text in zip(prompts, texts, strict=True)])
+        # as it ends a chat, where there is one among them
+        first = next((place for place, prompt in enumerate(prompts) if prompt.asked.chat), 0)
+        end = self.end(examples[first], prompts[first]) if examples else None
         found: list[list[int]] = []
         for prompt, text, whole in zip(prompts, texts, wholes, strict=True):
             tokens = self.cutter.after(prompt.bare, whole, text)
-            found.append(self._ended(tokens, self.end(examples[0], prompts[0]), prompt.asked.chat))
+            found.append(self._ended(tokens, end, prompt.asked.chat))
         return found
 
     def end(self, example: Example, prompt: Prompt) -> int:
@@ -95,7 +98,7 @@ class Side:
             self._end = self.eos if place is None else tokens[place]
         return self._end
 
-    def _ended(self, tokens: list[int], end: int, chat: bool) -> list[int]:
+    def _ended(self, tokens: list[int], end: int | None, chat: bool) -> list[int]:
         place = self.cutter.ending(tokens, end) if chat else None
         if place is not None:
             return tokens[: place + 1]
@@ -122,9 +125,7 @@ class Side:
         if asked.messages is None:
             return asked.text
         text = self._render(asked.messages, example, generation=True)
-        if not self._checked:
-            self._refuse_unseen(asked.messages, text, example)
-            self._checked = True
+        self._refuse_unseen(asked.messages, text, example)
         return text
 
     def _answer(self, example: Example, prompt: Prompt) -> str:
@@ -186,19 +187,19 @@ class Side:
 
     def _refuse_unseen(self, messages: list[Message], text: str, example: Example) -> None:
         """Some templates leave out in silence what they do not know: the model would never see it."""
-        if self.view.tools and self._render(messages, example, generation=True, tools=False) == text:
-            unseen = "tools"
-        elif messages[0]["role"] == "system" and self._without_system(messages, example) == text:
-            unseen = "a system turn"
-        else:
-            return
-        raise ConfigError(
-            f"views.{self.name}: the chat template of the {self.name}'s tokenizer does not write {unseen}: the prompt is the same without, "
-            f"and the model would never see it; say it in views.{self.name}.user"
-        )
-
-    def _without_system(self, messages: list[Message], example: Example) -> str | None:
-        return self._render(messages[1:], example, generation=True) if len(messages) > 1 else None
+        without: dict[str, tuple[list[Message], bool]] = {}
+        if self.view.tools:
+            without["tools"] = messages, False
+        if messages[0]["role"] == "system" and len(messages) > 1:
+            without["a system turn"] = messages[1:], True
+        for what in without.keys() - self._seen:
+            rest, tools = without[what]
+            if self._render(rest, example, generation=True, tools=tools) == text:
+                raise ConfigError(
+                    f"views.{self.name}, row {example.index}: the chat template of the {self.name}'s tokenizer does not write {what}: the "
+                    f"prompt is the same without, and the model would never see it; say it in views.{self.name}.user"
+                )
+            self._seen.add(what)
 
 
 def _parting(prompt: str, whole: str) -> str:
