@@ -4,9 +4,11 @@ import pytest
 import torch
 from completion_helpers import by_hand, completion_set, completion_trained, examples
 from token_helpers import VOCABULARY, llama
+from torch import nn
 from training_helpers import assert_close, training_log
 
 from tutelage.data import TransferSet
+from tutelage.errors import ModelError
 from tutelage.labels import Form
 from tutelage.objectives import KL, CrossEntropy, Divergence
 from tutelage.studies.labelling import label
@@ -58,3 +60,30 @@ def test_answers_stored_in_one_layout_serve_the_other(tmp_path):
             tmp_path / layout, data=completion_set(layout=layout), teacher=StoredTeacher(tmp_path / "labels")
         )
         assert_close(found, expected, 1e-5)
+
+
+class Blind(nn.Module):
+    """A model that takes no positions, as many do: what is packed is one long text to it."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.inner = llama(seed)
+
+    def forward(self, input_ids):
+        return self.inner(input_ids=input_ids, use_cache=False)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_packed_texts_that_see_one_another_are_refused(tmp_path, who):
+    """Names that a model does not take are left out: its texts would go on from one another's, and the loss would still fall."""
+    models = {"student": llama(1), "teacher": llama(2), who: Blind(3)}
+    with pytest.raises(
+        ModelError, match=f"the {who} Blind gives other scores for a text when others are packed before it"
+    ):
+        completion_trained(tmp_path / "1", data=completion_set(layout="packed"), **models)
+    completion_trained(tmp_path / "2", data=completion_set(layout="padded"), **models)
+
+
+def test_a_single_packed_text_is_not_asked_about(tmp_path):
+    """There is no other text to see; and a set of one example is what a user tries first."""
+    completion_trained(tmp_path, data=completion_set(1, layout="packed"), student=Blind(1))

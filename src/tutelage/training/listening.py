@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,14 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from tutelage.data import Batch, TransferSet, rows_of
+from tutelage.data import Batch, CompletionView, TransferSet, rows_of
 from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveError
 from tutelage.models import bad_rows, scores_and_features
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective
 from tutelage.rows import row_count, scores_on
 from tutelage.signals import NO_LABEL, ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
-from tutelage.teachers import ShowsLayers, Teacher
+from tutelage.teachers import ModuleTeacher, ShowsLayers, Teacher
 from tutelage.training.guard import name_examples, non_finite_weights
 from tutelage.training.term_weights import UNSHARDED
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_labels_for",
     "first_signals",
     "first_with_rows",
+    "refuse_texts_that_see_one_another",
     "refuse_what_taps_do_not_survive",
     "rows_of",
     "say_adjustments",
@@ -39,6 +40,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ALL_CLASSES = ClassMap()
+
+#: Relative differences of half of the rows that rounding explains.
+_SLACK, _SLACK_OF_HALVES = {torch.float64: 1e-6, torch.float32: 1e-2}, 0.05
 
 
 def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_map: ClassMap = ALL_CLASSES) -> Signals:
@@ -115,6 +119,46 @@ def first_signals(student: nn.Module, batch: Any, layers: Sequence[str], class_m
             "Nothing can be learnt from there; initialise or load it anew"
         )
     return Signals(scores, {layer: given.to(ids.device) for layer, given in found.features.items()})
+
+
+def refuse_texts_that_see_one_another(
+    student: nn.Module, teacher: Teacher | None, data: TransferSet, of: Tensor
+) -> None:
+    """Find out that a packed text's scores are those that it has alone, for student and teacher.
+
+    Args:
+        student: in whatever mode; it is as before afterwards.
+        teacher: only a module is asked.
+        data: the transfer set; nothing is asked of one that is not packed.
+        of: some of its examples, int64 ``[B']``; a single one cannot be packed with another.
+
+    Raises:
+        ModelError: a model takes the packed texts for one, so that each is read with the others in front of it.
+    """
+    asked: dict[str, Callable[[Any], Signals]] = {}
+    if _packed(data.student_view):
+        asked[f"the student {type(unwrapped(student)).__name__}"] = lambda batch: first_signals(student, batch, ())
+    if isinstance(teacher, ModuleTeacher) and (_packed(data.student_view) or _packed(data.teacher_view)):
+        asked[f"the teacher {type(unwrapped(teacher.model)).__name__}"] = teacher.signals
+    for who, ask in asked.items() if len(of) > 1 else ():
+        found = [ask(data.batch(some)).logits for some in (of, of[-1:])]
+        together, alone = (_numbers_of(scores) for scores in found)
+        apart = (together[-len(alone) :] - alone).norm(dim=1) / alone.norm(dim=1).clamp_min(1e-12)
+        if float(apart.median()) > _SLACK.get(alone.dtype, _SLACK_OF_HALVES):
+            raise ModelError(
+                f"{who} gives other scores for a text when others are packed before it (by {float(apart.median()):.2g} of their size): it "
+                "reads them as one text, and would be taught to go on from another example's; use layout='padded', or a model whose "
+                "attention follows position_ids"
+            )
+
+
+def _packed(view: object) -> bool:
+    return isinstance(view, CompletionView) and view.layout == "packed"
+
+
+def _numbers_of(scores: Any) -> Tensor:
+    """``[N, ...]`` hidden states before the head, or logits."""
+    return scores.hidden if isinstance(scores, HeadLogits) else scores.at(1.0)
 
 
 def say_adjustments(objective: Objective) -> None:

@@ -33,6 +33,7 @@ from tutelage.training.listening import (
     check_labels_for,
     first_signals,
     first_with_rows,
+    refuse_texts_that_see_one_another,
     refuse_what_taps_do_not_survive,
     rows_of,
     say_adjustments,
@@ -324,10 +325,12 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         check_labels_for(self.objective, data)
         if isinstance(self.teacher, StoredTeacher):
             self.teacher.check(data)
+        first = first_with_rows(data, _PROBED)
         with torch.random.fork_rng(devices=[]):
-            batch: Any = self._prepare_inputs(data.batch(first_with_rows(data, _PROBED)))  # pyright: ignore[reportArgumentType]
+            batch: Any = self._prepare_inputs(data.batch(first))  # pyright: ignore[reportArgumentType]
             said = teacher_signals(self.teacher, batch, self._shared)
             student = first_signals(self._student, batch, self._layers, self._shared)
+            refuse_texts_that_see_one_another(self._student, self.teacher, data, first)
         self.objective.check(student, said, all_rows(data))
         self._probe = probe(batch, said)
         if not self._fitted:
