@@ -58,10 +58,10 @@ def talker(template: str | None = CHATML, **special: str | None) -> PreTrainedTo
 
 
 @cache
-def _pieces() -> Tokenizer:
+def _pieces(scheme: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=scheme)])
     trainer = trainers.BpeTrainer(
         vocab_size=500,
         special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
@@ -75,9 +75,9 @@ def _pieces() -> Tokenizer:
     return tokenizer
 
 
-def pieces(template: str | None = BRACKETS) -> PreTrainedTokenizerBase:
-    """SentencePiece-like: puts a space before a text, a BOS before it and an EOS behind."""
-    backend = Tokenizer.from_str(_pieces().to_str())
+def pieces(template: str | None = BRACKETS, scheme: str = "first") -> PreTrainedTokenizerBase:
+    """SentencePiece-like: puts a space before a text (or ``always``, behind each mark too), a BOS before it and an EOS behind."""
+    backend = Tokenizer.from_str(_pieces(scheme).to_str())
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, chat_template=template, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

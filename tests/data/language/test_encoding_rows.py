@@ -136,7 +136,7 @@ def test_an_answer_that_begins_with_the_templates_space() -> None:
     assert [*found.prompts[0].tolist(), *found.completions.completions[0].tolist()] == whole
 
 
-@pytest.mark.parametrize("tokenizer", [talker(), pieces()], ids=["bytes", "pieces"])
+@pytest.mark.parametrize("tokenizer", [talker(), pieces(), pieces(scheme="always")], ids=["bytes", "pieces", "always"])
 @pytest.mark.parametrize(
     ("before", "after"), [("the do", "g sat"), ("the dog", " sat"), ("the\n", "cat"), ("x", "é🙂")]
 )
