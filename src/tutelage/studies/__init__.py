@@ -9,6 +9,15 @@ from tutelage.studies.gates import Gates
 from tutelage.studies.generations import BornAgain
 from tutelage.studies.judging import judge
 from tutelage.studies.labelling import label
+from tutelage.studies.language import (
+    Filters,
+    Generation,
+    LanguageArm,
+    LanguageData,
+    LanguageGates,
+    LanguageStudy,
+    Split,
+)
 from tutelage.studies.mutual import Mutual
 from tutelage.studies.shipping import export_student
 from tutelage.studies.spot_check import spot_check
@@ -19,14 +28,21 @@ __all__ = [
     "Assistant",
     "BornAgain",
     "Chain",
+    "Filters",
     "FinishedRun",
     "Gates",
+    "Generation",
     "Labels",
+    "LanguageArm",
+    "LanguageData",
+    "LanguageGates",
+    "LanguageStudy",
     "Member",
     "Mutual",
     "Price",
     "Progress",
     "Silent",
+    "Split",
     "Study",
     "TeacherTraining",
     "check_artefact",
