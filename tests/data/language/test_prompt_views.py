@@ -225,6 +225,7 @@ def test_turns_as_tables_keep_them() -> None:
         ({"prompt": 3, "completion": "y"}, r"column 'prompt', row 1 holds a int \(3\)"),
         ({"text": ["a"]}, "column 'text', row 1 holds a list"),
         ({"prompt": "x", "completion": [USER, ANSWER]}, "not one turn of role 'assistant'"),
+        ({"prompt": [USER, ANSWER], "completion": "y"}, "row 1: the prompt ends with a turn of the assistant's"),
         ({"prompt": "x", "completion": "\ud83d"}, "the completion, row 1: character 0 is half of a surrogate pair"),
         ({"prompt": "\ud83d", "completion": "x"}, "views.student, row 1: character 0 is half"),
     ],

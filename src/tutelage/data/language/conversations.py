@@ -188,11 +188,15 @@ def _check_order(turns: list[Message], where: str) -> None:
 def _prompt(value: Any, index: int, column: str) -> list[Message] | str:
     if value is None:
         return ""
-    return (
-        _text(value, index, column)
-        if not isinstance(value, Sequence | Mapping) or isinstance(value, str)
-        else read_turns(value, index, column)
-    )
+    if isinstance(value, str) or not isinstance(value, Sequence | Mapping):
+        return _text(value, index, column)
+    turns = read_turns(value, index, column)
+    if turns[-1]["role"] == "assistant":
+        raise DataError(
+            f"column {column!r}, row {index}: the prompt ends with a turn of the assistant's, and its answer would follow its own turn; "
+            "put that turn in front of the completion, or give the whole chat as messages"
+        )
+    return turns
 
 
 def _answer(value: Any, index: int, column: str) -> Message | str | None:

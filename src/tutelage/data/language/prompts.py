@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.data.language.conversations import Example, Message, read_turns
+from tutelage.data.language.conversations import Example, Message
 from tutelage.data.language.templates import check_template, fill
 from tutelage.errors import ConfigError, DataError
 
@@ -102,26 +102,13 @@ def ask(view: PromptView, example: Example, name: str) -> Asked:
 
     if view.text is not None:
         return Asked(None, filled(view.text, "text"))
-    given = example.prompt
     if view.user is not None:
         turns: list[Message] = [{"role": "user", "content": filled(view.user, "user")}]
-    elif isinstance(given, str):
-        if not (view.turns or view.chat):
-            return Asked(None, given)
-        if not given:
-            raise DataError(
-                f"views.{name}, row {example.index}: the row holds no question, only a text, and a chat needs one; give views.{name}.user, "
-                "or text for a plain prompt before it"
-            )
-        turns = [{"role": "user", "content": given}]
+    elif isinstance(example.prompt, str) and not (view.turns or view.chat):
+        return Asked(None, example.prompt)
     else:
-        if view.chat is False:
-            raise DataError(
-                f"views.{name}, row {example.index}: the row holds messages, and chat: false leaves nothing to say where one turn ends "
-                f"and the next begins; write the prompt out in views.{name}.text"
-            )
-        turns = read_turns(given, example.index)
-    system: list[Message] = turns[:1] if turns and turns[0]["role"] == "system" else []
+        turns = _own_turns(view, example, name)
+    system: list[Message] = turns[:1] if turns[0]["role"] == "system" else []
     turns = turns[len(system) :]
     if view.system is not None:
         system = [{"role": "system", "content": filled(view.system, "system")}]
@@ -131,3 +118,21 @@ def ask(view: PromptView, example: Example, name: str) -> Asked:
         for role in ("user", "assistant")
     ]
     return Asked([*system, *shots, *turns])
+
+
+def _own_turns(view: PromptView, example: Example, name: str) -> list[Message]:
+    """The turns that the row itself brings."""
+    given = example.prompt
+    if isinstance(given, str):
+        if not given:
+            raise DataError(
+                f"views.{name}, row {example.index}: the row holds no question, only a text, and a chat needs one; give "
+                f"views.{name}.user, or text for a plain prompt before it"
+            )
+        return [{"role": "user", "content": given}]
+    if view.chat is False:
+        raise DataError(
+            f"views.{name}, row {example.index}: the row holds messages, and chat: false leaves nothing to say where one turn ends "
+            f"and the next begins; write the prompt out in views.{name}.text"
+        )
+    return given
