@@ -19,7 +19,7 @@ from tutelage.evaluation.language import RememberedScores
 from tutelage.evaluation.task_score import Speaker
 from tutelage.objectives import as_objective
 from tutelage.signals import ClassMap, SparseTargets
-from tutelage.studies.arm import Progress, build_seeded
+from tutelage.studies.arm import Progress, build_seeded, weights_digest
 from tutelage.studies.label_binds import teacher_fact
 from tutelage.studies.language.arms import UNTOUCHED, LanguageArm
 from tutelage.studies.language.costing import Deployed, language_costs, prompt_worth
@@ -203,7 +203,7 @@ class Work:
         """The teacher, or the student before any training, on the test split."""
         student = build_seeded(self.study.student, seed).eval() if seed is not None else None
         if student is not None:
-            facts = {**facts, "student": f"{type(student).__name__}, seed {seed}"}
+            facts = {**facts, "initial_weights": weights_digest(student)}
         done = read_language_arm(folder, exam)
         if done is not None:
             compare_fingerprints(done[1], facts, folder)

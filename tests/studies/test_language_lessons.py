@@ -1,0 +1,91 @@
+"""What arms learn from: whose completions, after whose prompt, in whose vocabulary."""
+
+from typing import Any
+
+import pytest
+import torch
+from language_tiny import VOCABULARY, data, split, tokenizer
+
+from tutelage.data import Completions, Ragged, TransferSet
+from tutelage.errors import DataError
+from tutelage.studies.language import Split
+from tutelage.studies.language.generating import Generated
+from tutelage.studies.language.lessons import Lessons, Vocabularies, probe_of
+
+OTHER = [*VOCABULARY[:2], *reversed(VOCABULARY[2:])]
+
+
+def wrote(*texts: str, sources: list[int]) -> Generated:
+    encode = tokenizer().encode
+    ended = torch.tensor([text.endswith("<eos>") for text in texts])
+    return Generated(torch.tensor(sources), Ragged.of([encode(text) for text in texts]), ended, {})
+
+
+def read(tokens: list[int], words: list[str] = OTHER) -> str:
+    return " ".join(words[token] for token in tokens)
+
+
+def test_what_the_teacher_wrote_stands_after_the_prompt_it_was_written_for() -> None:
+    """With several completions a prompt and some dropped, a place too far would answer another question."""
+    part = split(["b0", "m1", "t2"])
+    found = Vocabularies(tokenizer()).completions(part, wrote("meal <eos>", "meal", "town <eos>", sources=[1, 1, 2]))
+    assert [read(prompt, VOCABULARY) for prompt in found.prompts.lists()] == ["m1", "m1", "t2"]
+    assert [read(prompt, VOCABULARY) for prompt in found.prompts_of("teacher").lists()] == [
+        "sort : m1",
+        "sort : m1",
+        "sort : t2",
+    ]
+    assert [read(tokens, VOCABULARY) for tokens in found.completions.lists()] == ["meal <eos>", "meal", "town <eos>"]
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_text_is_written_anew_in_the_students_tokens(aligned: bool) -> None:
+    """Without its own end the student would never stop; with one where the teacher was cut off, it would stop in mid-sentence."""
+    part = split(["b0", "m1"])
+    both = Vocabularies(tokenizer(OTHER), tokenizer(), aligned=aligned)
+    found = both.completions(part, wrote("beast town <eos>", "meal b1", sources=[0, 1]))
+    assert [read(tokens) for tokens in found.completions.lists()] == ["beast town <eos>", "meal b1"]
+    if aligned:
+        theirs = found.completions_of("teacher").lists()
+        assert [read(tokens, VOCABULARY) for tokens in theirs] == ["beast town <eos>", "meal b1"]
+        assert found.teacher_prompts is not None
+    else:
+        assert found.teacher_completions is None
+        assert found.teacher_prompts is None
+    with pytest.raises(DataError, match=r"completion '' of example 1 has no token"):
+        both.completions(part, wrote("beast <eos>", "", sources=[0, 1]))
+
+
+def test_an_arm_is_shown_the_prompt_that_it_asks_for() -> None:
+    """The student that is shown the teacher's prompt must see just that, and be told by the same ids, under which labels are kept."""
+    given = data()
+    assert given.train.set is not None
+    lessons = Lessons(given, {"data": given.train.set})
+    own, full = lessons.shown("data", "student"), lessons.shown("data", "teacher")
+    assert own is given.train.set
+    assert torch.equal(full.ids, own.ids)
+    first: Any = full.batch(torch.arange(1))
+    assert read(first["student"]["input_ids"][0].tolist(), VOCABULARY) == "sort : b0 a beast"
+    assert "teacher" not in first
+    assert read(own.batch(torch.arange(1))["student"]["input_ids"][0].tolist(), VOCABULARY) == "b0 a beast"
+
+
+def test_models_are_tried_before_anything_is_written() -> None:
+    """Prompts alone make no rows: what does not fit would show after the teacher has written for hours."""
+    probe = probe_of(split(["b0", "m1", "t2", "b3", "b4"], completed=False), 1, Vocabularies(tokenizer()))
+    assert len(probe) == 4
+    assert probe.known_labels[:, 0].tolist() == [1] * 4
+    whole = split(["b0", "m1"])
+    assert torch.equal(probe_of(whole, 1, Vocabularies(tokenizer())).ids, whole.set.ids)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_split_holds_one_of_each_an_example() -> None:
+    """A row too few would score every later example by its neighbour's answer."""
+    part = split(["b0", "m1"])
+    with pytest.raises(DataError, match=r"1 rows, 2 prompts"):
+        Split(part.set, part.rows[:1], part.prompts)
+    with pytest.raises(DataError, match="prompts and completions"):
+        Split(TransferSet(torch.zeros(2, 3)), part.rows, part.prompts)
+    first = part.first(1)
+    assert (len(first), len(first.rows), first.references) == (1, 1, ["beast"])
+    assert isinstance(first.completions, Completions)
