@@ -187,6 +187,7 @@ def test_a_server_that_goes_down_loses_nothing(tutelage: Any, project: Path, mon
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_weights(tutelage: Any, project: Path) -> None:
     """As for a classifier: the same command goes on, and nobody can tell from the student that anything happened."""
     steps = sets(*SHORT, "training.max_steps=6", "training.save_steps=2", "study.arms=[kd]")
@@ -201,7 +202,7 @@ def test_a_killed_run_ends_in_the_same_weights(tutelage: Any, project: Path) -> 
     weights = [Path(run) / "kd/seed-0/model.safetensors" for run in (RUN, "runs/whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     trained = weights[0].stat().st_mtime_ns
-    again = tutelage("run", "config.yaml", *steps, *sets("gates.kl=9", "samples.count=2"))
+    again = tutelage("run", "config.yaml", *steps, *sets("gates.kl=9"))
     assert again.code == 0, again.err
     assert weights[0].stat().st_mtime_ns == trained
     other = tutelage("run", "config.yaml", *steps, *sets("training.learning_rate=0.02"))
