@@ -48,6 +48,7 @@ def said(found: Encoded, tokenizer: PreTrainedTokenizerBase | None = None) -> li
 def test_a_plain_prompt_and_its_completion_with_the_end() -> None:
     """Without the end the student never learns to stop; with more than the completion it learns its prompts."""
     assert said(encoded([ASKED])) == [("which animal is it?", "a dog<|im_end|>")]
+    assert said(encoded([{**ASKED, "completion": "a dog<|im_end|>"}]))[0][1] == "a dog<|im_end|>"
 
 
 def test_the_end_is_supervised_though_it_is_also_the_padding() -> None:
