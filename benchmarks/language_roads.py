@@ -51,6 +51,10 @@ class Meter(TrainerCallback):
         self.bytes: list[int] = []
         self._libc = ctypes.CDLL("libc.so.6")
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Nothing ends a text: transformers has just set the tokenizer's token again, which TRL's road would stop at."""
+        model.generation_config.eos_token_id = None
+
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A step begins where the last one's line was written: before on_step_begin batches are fetched, or written."""
         gc.collect()
