@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tutelage.labels import Form
 from tutelage.labels.encoding import encode
 from tutelage.labels.sampling import Scheme, row_keys, sample, top_k
 from tutelage.rows import some_rows
-from tutelage.signals import AnyScores, ClassScores, HeadLogits, Logits, MixtureLogits, whole
+from tutelage.signals import AnyScores, ClassScores, HeadLogits, Logits, MixtureLogits, SparseTargets, whole
 from tutelage.studies.label_binds import rows_in
 from tutelage.teachers import ShowsLayers, Teacher
 
@@ -29,11 +29,16 @@ def in_form(scores: AnyScores, form: Form, keys: Tensor | None) -> AnyScores:
     """A live teacher's answers as a store keeps them, before they are rounded.
 
     Args:
-        scores: of N rows; dense ones.
+        scores: of N rows; dense ones, or the most probable classes of a teacher that tells no more.
         form: what is kept.
         keys: int64 ``[N]``, what the draws of each row depend on (:func:`tutelage.labels.sampling.row_keys`); None where nothing
             is drawn.
+
+    Raises:
+        TeacherError: a form that keeps more than the teacher tells, or something else.
     """
+    if isinstance(scores, SparseTargets):
+        return _of_told(scores, form)
     if form.kind == "dense":
         return scores
     dense = whole(scores, "labelling")
@@ -45,6 +50,22 @@ def in_form(scores: AnyScores, form: Form, keys: Tensor | None) -> AnyScores:
     assert keys is not None
     scheme: Scheme = "systematic" if form.scheme == "systematic" else "independent"
     return sample(dense, keys, temperature=form.temperature, draws=form.draws, scheme=scheme, drawn_at=form.drawn_at)
+
+
+def _of_told(targets: SparseTargets, form: Form) -> SparseTargets:
+    """As many of the most probable classes as the form keeps."""
+    told = targets.ids.shape[1]
+    if form.kind != targets.form or form.temperature != targets.temperature or form.most_kept > told:
+        kept = f"{form.most_kept:,} classes" if form.kind == "top_k" else f"{form.kind} answers"
+        heat = "" if form.temperature is None else f" at T = {form.temperature:g}"
+        raise TeacherError(
+            f"labels keep {kept}{heat}, and the teacher tells its {told:,} most probable ones at T = {targets.temperature:g} and nothing "
+            f"of the others: write labels: {{form: top_k, k: {told}, temperature: {targets.temperature:g}}}, or ask it for more "
+            "(teacher.k)"
+        )
+    assert form.k is not None
+    probs_NK, order = targets.probs.sort(dim=1, descending=True, stable=True)
+    return replace(targets, ids=targets.ids.gather(1, order)[:, : form.k], probs=probs_NK[:, : form.k])
 
 
 def answers_in_form(said: AnyScores, form: Form, batch: Batch, seed: int) -> AnyScores:
@@ -79,7 +100,7 @@ def showing_layers(teacher: Teacher, layers: Sequence[str]) -> Teacher:
 
 def certificate_of(
     teacher: Teacher, transfer_set: TransferSet, form: Form, batch_size: int, rows: int = ROWS
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The error of the student's gradient from labels of this form, against that from the teacher itself.
 
     Args:
@@ -90,13 +111,17 @@ def certificate_of(
         rows: how many are compared; all of them where there are fewer.
 
     Returns:
-        See :func:`tutelage.evaluation.certificate.certify`.
+        See :func:`tutelage.evaluation.certificate.certify`; None for a teacher that tells its most probable classes alone, whose own
+        gradient nobody knows.
 
     Raises:
         TeacherError: no example has a row.
     """
     picked = _Picked.at_random(transfer_set, rows)
-    scores, ids_E, view_E = picked.answers(teacher, transfer_set, batch_size)
+    answers = picked.answers(teacher, transfer_set, batch_size)
+    if answers is None:
+        return None
+    scores, ids_E, view_E = answers
     ids_N = ids_E.repeat_interleave(picked.counts)[picked.within]
 
     def compress(part: ClassScores, numbers: Tensor, repeat: int) -> AnyScores:
@@ -134,8 +159,8 @@ class _Picked:
 
     def answers(
         self, teacher: Teacher, transfer_set: TransferSet, batch_size: int
-    ) -> tuple[ClassScores, Tensor, Tensor | None]:
-        """The teacher's scores of these rows, and the ids ``[E]`` and views of their examples."""
+    ) -> tuple[ClassScores, Tensor, Tensor | None] | None:
+        """The teacher's scores of these rows, and the ids ``[E]`` and views of their examples; None where it tells some classes alone."""
         starts = self.counts.cumsum(0) - self.counts
         of = torch.searchsorted(starts, self.within, right=True) - 1
         parts: list[ClassScores] = []
@@ -145,8 +170,10 @@ class _Picked:
             with torch.no_grad():
                 said = teacher.signals(batch).logits
             assert said is not None
+            if isinstance(said, SparseTargets):
+                return None
             here = (of >= few[0]) & (of <= few[-1])
-            parts.append(some_rows(whole(said, "a certificate"), self.within[here] - starts[few[0]]))
+            parts.append(some_rows(said, self.within[here] - starts[few[0]]))
             batches.append(batch)
         views = [batch["view"] for batch in batches if "view" in batch]
         return _joined(parts), torch.cat([batch["ids"] for batch in batches]), torch.cat(views) if views else None

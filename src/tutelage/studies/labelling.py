@@ -18,7 +18,7 @@ from tutelage.errors import TeacherError
 from tutelage.labels import Form, LabelStore, LabelWriter
 from tutelage.labels.manifest import Manifest, read_manifest
 from tutelage.labels.place import Place
-from tutelage.signals import NO_LABEL, ClassScores, HeadLogits, MixtureLogits, Signals, whole
+from tutelage.signals import NO_LABEL, AnyScores, HeadLogits, MixtureLogits, Signals, SparseTargets
 from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.certifying import answers_in_form, certificate_of, refuse_no_rows, showing_layers
 from tutelage.studies.label_binds import label_binds, refuse_others, rows_in, settled
@@ -29,6 +29,8 @@ from tutelage.teachers import Teacher, as_teacher
 _CALL_BYTES = 128 << 20
 #: Most examples in a call of the teacher.
 _MOST = 256
+#: Of one that tells its most probable classes alone: it answers from afar, and what it was asked in vain is asked again.
+_MOST_AFAR = 32
 #: Examples that are asked about again before a labelling that was stopped goes on.
 _CHECKED = 8
 _EARLIER = "done in an earlier run"
@@ -125,7 +127,7 @@ def _complete(
     if found is not None and found.complete and found.certificate is not None:
         made = found.certificate.get(MADE, made)  # a few shards made again do not say how fast all were made
     certificate = certificate_of(teacher, asking.transfer_set, writer.manifest.form, asking.batch_size)
-    store = writer.finish({**certificate, MADE: made})
+    store = writer.finish({**(certificate or {}), MADE: made})
     watched.finished(f"{store.manifest.rows:,} rows in {store.bytes:,} bytes")
     return LabelStore.open(writer.place.url)
 
@@ -162,6 +164,8 @@ class _Asking:
         with torch.no_grad():
             said = self._teacher.signals(self.transfer_set.batch(self._rows.argmax()[None]))
         scores = _scores(said, self._teacher)
+        if isinstance(scores, SparseTargets):
+            return _MOST_AFAR
         held = scores.hidden if isinstance(scores, HeadLogits) and self.form.sparse else None
         if held is None:
             held = scores.members if isinstance(scores, MixtureLogits) else scores.at(1.0)
@@ -246,12 +250,12 @@ def _write(asking: _Asking, writer: LabelWriter, missing: Mapping[int | None, Te
     }
 
 
-def _scores(said: Signals, teacher: Teacher) -> ClassScores:
+def _scores(said: Signals, teacher: Teacher) -> AnyScores:
     if said.logits is None:
         raise TeacherError(
             f"{type(teacher).__name__} gives no logits: there is nothing to keep as labels; use a teacher that classifies"
         )
-    return whole(said.logits, "labelling")
+    return said.logits
 
 
 def _refuse_other_rows_of_one(transfer_set: TransferSet) -> None:

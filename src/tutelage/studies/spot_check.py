@@ -215,7 +215,8 @@ def _dtype(said: AnyScores) -> torch.dtype:
         return said.hidden.dtype
     if isinstance(said, MixtureLogits):
         return said.members.dtype
-    return said.probs.dtype if isinstance(said, SparseTargets) else said.at(1.0).dtype
+    # a server's are numbers in decimals: what they were computed in, it does not say
+    return torch.bfloat16 if isinstance(said, SparseTargets) else said.at(1.0).dtype
 
 
 def _centred(values_NC: Tensor, known_NC: Tensor) -> Tensor:
