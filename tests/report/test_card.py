@@ -120,7 +120,7 @@ def test_limits_say_what_was_not_shown() -> None:
     assert "359 test examples" in limits
     assert "The artefact was not judged on the test split" in limits
     held = card(hold(), "onnx-int8").text.split("## Limits")[1]
-    assert "Undecided: accuracy lost against the teacher. To decide: about 2,140 more test examples." in held
+    assert "Undecided: accuracy lost against the teacher. To decide: about 2,140 test examples in all." in held
     assert "No slices by metadata" not in held
     assert "not compared with an artefact shipped before" in held
     assert "not compared with" not in card(reject(), "onnx-int8").text

@@ -73,18 +73,17 @@ def test_each_decision_with_its_reason() -> None:
 
 def test_gates_say_what_they_need() -> None:
     """Without it, "hold" sends a reader away without telling how far."""
-    assert "To decide: about 2,140 more test examples. The interval must shrink" in page(hold()).one("artefact-1")
-    assert "To decide: about 3 more seeds or 900 more test examples." in page(reject()).one("artefact-1")
+    assert "To decide: about 2,140 test examples in all. The interval must shrink" in page(hold()).one("artefact-1")
+    assert "To decide: about 3 seeds or 900 test examples in all." in page(reject()).one("artefact-1")
     run = one_seed()
     run["verdict"]["gates"][0]["needs"] = {
         "seeds": 4,
         "examples": None,
         "why": "With one seed nothing is known of the others.",
     }
-    assert "To decide: about 4 more seeds. With one seed" in Page(render_report(run)).one("verdict")
+    assert "To decide: about 4 seeds in all. With one seed" in Page(render_report(run)).one("verdict")
     assert (
-        gate_needs({"needs": {"seeds": 1, "examples": 12.2}})
-        == "To decide: about 1 more seed or 13 more test examples."
+        gate_needs({"needs": {"seeds": 1, "examples": 12.2}}) == "To decide: about 1 seed or 13 test examples in all."
     )
     assert gate_needs({"needs": {"seeds": None, "examples": None, "why": "Nothing would."}}) == "Nothing would."
     assert gate_needs({"needs": None}) == ""

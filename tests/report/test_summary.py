@@ -65,7 +65,7 @@ def test_slices_flips_and_needs() -> None:
     assert "class: 4" not in summary
     assert "Wrong where the teacher is right on 1.9%" in summary
     assert "Wrong where the artefact shipped before is right on 1.1%" in summary
-    assert "- negative flips against the baseline: about 3 more seeds or 900 more test examples. Either" in summary
+    assert "- negative flips against the baseline: about 3 seeds or 900 test examples in all. Either" in summary
     bare = several()
     bare["artefacts"]["onnx"]["check"] = check(slices={}, flips={})
     assert "###" not in markdown_summary(shipped(), bare, "onnx").split("### Trained and exported")[1]

@@ -86,11 +86,11 @@ def gate_needs(gate: Record) -> str:
     """How much more evidence would decide an undecided gate, in a sentence; empty where that is not recorded."""
     needs = mapping(gate.get("needs"))
     counts = [
-        plural(math.ceil(count), f"more {noun}")
+        plural(math.ceil(count), noun)
         for count, noun in ((number(needs.get("seeds")), "seed"), (number(needs.get("examples")), "test example"))
         if count is not None
     ]
-    asked = f"To decide: about {' or '.join(counts)}." if counts else ""
+    asked = f"To decide: about {' or '.join(counts)} in all." if counts else ""
     return " ".join(part for part in (asked, text(needs.get("why"))) if part)
 
 

@@ -36,7 +36,6 @@ from tutelage.report.words import (
     decimal,
     difference,
     duration,
-    find_comparison,
     plural,
     reading,
 )
@@ -44,6 +43,8 @@ from tutelage.report.words import (
 View = dict[str, Any]
 
 SHOWN = ("score", "kl", "agreement", "perplexity", "nll")
+#: Metrics as a narrow column names them.
+_SHORT = {"score": "score", "kl": "KL", "nll": "NLL"}
 #: Characters of an arm's name that leave room for its number and its share of the gap on a phone.
 _LONGEST = 22
 #: A difference so many times as large as every other one is left out of their chart, in which they would be one dot.
@@ -133,14 +134,16 @@ def side_by_side(result: Record) -> View:
         if key in SHOWN and interval(mapping(record.get("ci95")).get(key)) is not None
     }
     second = "kl" if compared_on(result) == "score" else "nll"
+    chart, far = _second_chart(second, arms, named(second))
     return {
         "columns": [_column(key, result) for key in shown],
         "table": views,
         "methods": sorted(methods - {""}),
-        "chart": _second_chart(second, arms, named(second)),
+        "chart": chart,
+        "far": far,
         "second": {
-            "kl": "The distance from the teacher, token by token: KL in nats.",
-            "nll": "NLL of the test completions, in nats a token: the logarithm of the perplexity.",
+            "kl": "KL to the teacher, nats a token",
+            "nll": "NLL, nats a token: the logarithm of the perplexity",
         }[second],
         "taught": [view for view in views if not view["untrained"]],
     }
@@ -198,7 +201,7 @@ def _spent(seeds: Sequence[Record], name: str) -> str:
     return f"{decimal(100 * mean, 1)}%" if name == "generation_share" else f"{mean:,.0f}"
 
 
-def _second_chart(key: str, arms: Sequence[tuple[Arm, Record]], metric: Metric) -> Any:
+def _second_chart(key: str, arms: Sequence[tuple[Arm, Record]], metric: Metric) -> tuple[Any, bool]:
     rows, said = list[Row](), list[str]()
     for arm, record in arms:
         mean, ci = number(mapping(record.get("mean")).get(key)), interval(mapping(record.get("ci95")).get(key))
@@ -207,16 +210,32 @@ def _second_chart(key: str, arms: Sequence[tuple[Arm, Record]], metric: Metric) 
         reads = amount(metric, mean)
         said.append(f"{arm.name} {reads}")
         rows.append(Row(arm.name, reads, mean, ci, seed_values(record, key, part_of(key)), arm.slot, arm.shape))
-    if not rows:
-        return None
-    return interval_chart(
+    kept, far = near(rows, arm_name(UNTOUCHED, arms))
+    if not kept:
+        return None, False
+    chart = interval_chart(
         f"chart-{key}",
         f"{_capital(metric.name)} of every arm, in nats",
         "; ".join(said) + ". Whiskers are 95% intervals.",
-        rows,
-        tick_writer(metric, rows),
+        kept,
+        tick_writer(metric, kept),
         zero=key == "kl",
     )
+    return chart, far
+
+
+def arm_name(key: str, arms: Sequence[tuple[Arm, Record]]) -> str:
+    """An arm's name, or nothing where the study has none of that key."""
+    return next((arm.name for arm, _ in arms if arm.key == key), "")
+
+
+def near(rows: Sequence[Row], name: str) -> tuple[list[Row], bool]:
+    """The rows without the one of that name where it dwarfs all others, and whether it does."""
+    rest = [row for row in rows if row.label != name]
+    most = max((abs(end) for row in rest for end in (row.value, *(row.ci or ())) if end is not None), default=0.0)
+    value = next((row.value for row in rows if row.label == name), None)
+    far = value is not None and most > 0 and abs(value) > _FAR * most
+    return (rest, True) if far else (list(rows), False)
 
 
 def worth(result: Record) -> View:
@@ -227,7 +246,12 @@ def worth(result: Record) -> View:
     for found in records(result.get("comparisons")):
         a, b = (text(found.get(side), "?") for side in ("a", "b"))
         first, second = (arms[side][0].name if side in arms else side.replace("_", " ") for side in (a, b))
-        table.append({"pair": f"{first} − {second[:1].lower()}{second[1:]}", **comparison_cells(found, named)})
+        pair = f"{first} − {second if second[:2].isupper() else second[:1].lower() + second[1:]}"
+        if not table or table[-1]["pair"] != pair:
+            table.append({"pair": pair, "rows": []})
+        short = _SHORT.get(text(found.get("metric")))
+        cells = comparison_cells(found, named)
+        table[-1]["rows"].append({**cells, "metric": short or cells["metric"]})
         value, ci, reads = number(found.get("difference")), interval(found.get("ci95")), reading(found)
         if found.get("metric") != key or a != KD or b not in arms:
             continue
@@ -248,7 +272,8 @@ def worth(result: Record) -> View:
                 hollow=hollow,
             )
         )
-    kept, far = _near(rows, find_comparison(result, KD, UNTOUCHED, key), arms)
+    untouched = f"against {arms[UNTOUCHED][0].versus}" if UNTOUCHED in arms else ""
+    kept, far = near(rows, untouched)
     chart = None
     if any(row.value is not None for row in kept):
         chart = interval_chart(
@@ -262,23 +287,12 @@ def worth(result: Record) -> View:
     return {
         "chart": chart,
         "table": table,
+        "methods": sorted({row["method"] for group in table for row in group["rows"]}),
         "far": far,
         "metric": metric.name,
         "unit": ", in points" if metric.unit == "share" else ", in nats" if metric.unit == "nats" else "",
         "lower": not metric.higher_is_better,
     }
-
-
-def _near(rows: Sequence[Row], untouched: Record | None, arms: dict[str, tuple[Arm, Record]]) -> tuple[list[Row], bool]:
-    """The rows without the one against the untouched student where that dwarfs the others."""
-    if untouched is None or UNTOUCHED not in arms or len(rows) < 2:
-        return list(rows), False
-    name = f"against {arms[UNTOUCHED][0].versus}"
-    rest = [row for row in rows if row.label != name]
-    most = max((abs(end) for row in rest for end in (row.value, *(row.ci or ())) if end is not None), default=0.0)
-    value = number(untouched.get("difference"))
-    far = value is not None and most > 0 and abs(value) > _FAR * most
-    return (rest, True) if far else (list(rows), False)
 
 
 def _signed_tick(metric: Metric, rows: Sequence[Row]) -> Callable[[float], str]:

@@ -48,7 +48,13 @@ def gap_chart(
                 '<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{}"/><text class="tick" x="{x}" y="{}">{}</text>'
             ).format(bottom, bottom + 16, write(tick), x=at(tick))
         )
+    # beside the markers alone: the numbers at the right stand where the better end of the gap is
     for end in sorted(set(ends or ())):
-        parts.append(Markup('<line class="zero" x1="{x}" x2="{x}" y1="0" y2="{}"/>').format(bottom, x=at(end)))
+        for top in range(0, bottom, ROW_HEIGHT):
+            parts.append(
+                Markup('<line class="zero" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
+                    top + 21, top + ROW_HEIGHT, x=at(end)
+                )
+            )
     parts += [interval_row(row, ROW_HEIGHT * index, at) for index, row in enumerate(rows)]
     return figure(chart_id, title, description, bottom + 22, join(parts))

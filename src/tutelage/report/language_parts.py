@@ -175,8 +175,8 @@ def generated_section(result: Record) -> View | None:
     took = f"{tokens:,.0f} tokens in {duration(seconds)}{speed}" if tokens is not None and seconds is not None else ""
     details = [
         ("Took", took),
-        ("How a token is drawn", _sampling(mapping(facts.get("sampling")))),
-        ("A prompt", f"{text(facts.get('n'))} times" if number(facts.get("n")) else ""),
+        ("Sampling", _sampling(mapping(facts.get("sampling")))),
+        ("Of each prompt", plural(int(n), "completion") if (n := number(facts.get("n"))) else ""),
         ("Kept if", _filters(facts)),
         ("Writer", text(facts.get("teacher"))),
         ("Written", text(made.get("started"))),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from tutelage.report.charts import join, key_mark
 from tutelage.report.language_words import TEACHER, arms_of
 from tutelage.report.record import Record, mapping, records, text
+from tutelage.report.words import Arm
 
 View = dict[str, Any]
 
@@ -29,25 +30,25 @@ def samples_section(result: Record) -> list[View]:
     for index, sample in enumerate(records(result.get("samples"))):
         given = mapping(sample.get("answers"))
         answers = {key: given[key] for key in [*arms, *given] if isinstance(given.get(key), str)}
-        model = answers.get(TEACHER)
-        rows: list[View] = []
+        together: dict[str, list[str]] = {}
         for key, answer in answers.items():
-            arm = arms[key][0] if key in arms else None
-            row: View = {
-                "name": arm.name if arm else key.replace("_", " "),
-                "key": key_mark(arm.slot, arm.shape) if arm else "",
-                **against(answer, None if key == TEACHER else model),
-            }
-            rows.append(row)
-        prompt, full = text(sample.get("prompt")), text(sample.get("teacher_prompt"))
+            together.setdefault(answer, []).append(key)
         reference = text(sample.get("reference"))
+        rows = [
+            {
+                "names": [_name(key, arms) for key in keys],
+                **against(answer, None if TEACHER in keys else answers.get(TEACHER), reference),
+            }
+            for answer, keys in together.items()
+        ]
+        prompt, full = text(sample.get("prompt")), text(sample.get("teacher_prompt"))
         views.append(
             {
                 "number": index + 1,
                 "prompt": prompt,
                 "teacher_prompt": added(full, prompt) if full and full != prompt else None,
                 "folded": len(full) > _LONG,
-                "reference": against(reference, None)["text"] if reference else None,
+                "reference": reference,
                 "answers": rows,
                 "missing": [arms[key][0].phrase for key in arms if key not in answers],
             }
@@ -55,23 +56,25 @@ def samples_section(result: Record) -> list[View]:
     return views
 
 
-def against(answer: str, model: str | None) -> View:
-    """An answer with the words marked that the teacher's does not have there, and in a word how alike they are."""
+def _name(key: str, arms: dict[str, tuple[Arm, Record]]) -> View:
+    if key not in arms:
+        return {"name": key.replace("_", " "), "key": ""}
+    arm = arms[key][0]
+    return {"name": arm.name, "key": key_mark(arm.slot, arm.shape)}
+
+
+def against(answer: str, model: str | None, reference: str) -> View:
+    """An answer with the words marked that the teacher's does not have there, and what can be said of it in a word."""
+    same = bool(reference.strip()) and answer.strip() == reference.strip()
+    tag = "as the reference" if same else ""
     if not answer.strip():
-        alike = model is not None and not model.strip()
-        return {
-            "text": Markup('<i class="quiet">(nothing)</i>'),
-            "tag": "as the teacher" if alike else "",
-            "same": alike,
-        }
-    if model is None:
-        return {"text": answer, "tag": "", "same": False}
-    if answer == model:
-        return {"text": answer, "tag": "as the teacher", "same": True}
-    found = marked(answer, model)
-    if found is None:
-        return {"text": answer, "tag": "other words", "same": False}
-    return {"text": found, "tag": "", "same": False}
+        return {"text": Markup('<i class="quiet">(nothing)</i>'), "tag": tag, "same": same}
+    found = marked(answer, model) if model is not None else answer
+    return {
+        "text": answer if found is None else found,
+        "tag": tag or ("other words" if found is None else ""),
+        "same": same,
+    }
 
 
 def added(full: str, prompt: str) -> Markup | str:
@@ -100,7 +103,9 @@ def marked(own: str, other: str, least: float = _ALIKE) -> Markup | None:
         if kind == "equal" or not piece.strip():
             parts.append(Markup("{}").format(piece))
         else:
-            parts.append(Markup("<mark>{}</mark>").format(piece))
+            core = piece.strip()
+            before, after = piece.split(core, 1)
+            parts.append(Markup("{}<mark>{}</mark>{}").format(before, core, after))
     return join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tutelage.report.charts import cut
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.words import (
     ARMS,
@@ -35,10 +36,10 @@ _STANDARD: dict[str, Arm] = {
     ),
     SFT: Arm(
         SFT,
-        "Fine-tuned, no teacher",
+        "SFT, no teacher",
         "the same student fine-tuned without a teacher",
-        "fine-tuning, no teacher",
-        "fine-tuned",
+        "SFT, no teacher",
+        "SFT",
         "scratch",
         "square",
         "7 3",
@@ -63,6 +64,11 @@ _METRICS: dict[str, Metric] = {
     "gap": Metric("gap closed", "share", True),
 }
 
+#: Characters of a name that have room at the end of a curve on a phone.
+_SHORT = 10
+#: How words are spelt that arms are often named by.
+_SPELT = {"lora": "LoRA", "kl": "KL", "jsd": "JSD", "uld": "ULD", "gkd": "GKD", "sft": "SFT"}
+
 Named = Callable[[str], Metric]
 
 
@@ -78,9 +84,9 @@ def arms_of(result: Record) -> dict[str, tuple[Arm, Record]]:
 def _arm(key: str, looks: dict[str, tuple[str, str, str]]) -> Arm:
     if key in _STANDARD:
         return _STANDARD[key]
-    plain = key.replace("_", " ")
+    plain = " ".join(_SPELT.get(word, word) for word in key.replace("_", " ").split(" "))
     name = plain[:1].upper() + plain[1:]
-    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", plain[:14], *looks.get(key, _LOOKS[0]))
+    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", cut(plain, _SHORT), *looks.get(key, _LOOKS[0]))
 
 
 def compared_on(result: Record) -> str:
@@ -154,18 +160,18 @@ def _worth(result: Record) -> str:
     size = nats_a_token(metric, difference(metric, abs(gain), signed=False))
     control = "the same student fine-tuned without a teacher"
     what = "" if key == "score" else " in KL to the teacher"
-    side = "better than" if gain > 0 else "worse than" if gain < 0 else "away from"
+    beside = f"{size}{what} {'better' if gain > 0 else 'worse'} than {control}" if gain else f"level with {control}"
     match reading(found):
         case "better":
             return f"Hearing the teacher was worth {size}{what} over {control} ({basis})."
         case "worse":
-            return f"Hearing the teacher did harm: {size}{what} {side} {control} ({basis})."
+            return f"Hearing the teacher did harm: it is {beside} ({basis})."
         case "chance":
-            return f"Hearing the teacher gained nothing that can be told from chance: {size}{what} {side} {control} ({basis})."
+            return f"Hearing the teacher gained nothing that can be told from chance: it is {beside} ({basis})."
         case "unproven":
             seeds = number(found.get("seeds"))
             why = "one seed proves nothing" if seeds is not None and seeds < 2 else "there is no interval around it"
-            return f"Not enough evidence on what the teacher was worth: {size}{what} {side} {control}, but {why} ({basis})."
+            return f"Not enough evidence on what the teacher was worth: it is {beside}, but {why} ({basis})."
 
 
 def what_it_saves(result: Record) -> str:
@@ -174,9 +180,9 @@ def what_it_saves(result: Record) -> str:
     parts: list[str] = []
     sizes = [number(mapping(both.get(who)).get("bytes")) for who in ("student", "teacher")]
     if sizes[0] is not None and sizes[1]:
-        parts.append(
-            f"its weights take {bytes_text(sizes[0])}, {decimal(100 * sizes[0] / sizes[1], 1)}% of the teacher’s"
-        )
+        share = decimal(100 * sizes[0] / sizes[1], 1)
+        beside = "as much as the teacher’s" if share == "100.0" else f"{share}% of the teacher’s"
+        parts.append(f"the student’s weights take {bytes_text(sizes[0])}, {beside}")
     saved, full = number(context.get("saved")), number(context.get("teacher_prompt_tokens"))
     if saved is not None and full:
         parts.append(f"each request is {tokens_text(saved)} shorter, of {tokens_text(full)}")

@@ -156,8 +156,10 @@ def difference(metric: Metric, value: float, signed: bool = True, unit: bool = T
 
 def _plain(metric: Metric, value: float, signed: bool = False) -> str:
     """A number that is no share, as its metric is written."""
-    if metric.figures == "fixed" or (metric.figures == "fine" and abs(value) >= 0.1) or value == 0:
+    if metric.figures == "fixed" or (metric.figures == "fine" and abs(value) >= 0.1):
         return decimal(value, 3, signed)
+    if value == 0:
+        return "0"
     return ("−" if value < 0 else "+" if signed else "") + figures(abs(value))
 
 
