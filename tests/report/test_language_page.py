@@ -108,6 +108,7 @@ def test_comparisons_know_which_way_is_better() -> None:
     )
     assert rows[at + 1] == "KL | −0.0898 nats | −0.0988 to −0.0808 nats | < 0.001 | better"
     assert any(row.endswith("| worse") for row in rows)
+    assert any(row.startswith("Distilled student − LoRA |") for row in rows)
     record = shortened()
     found = page(record).one("worth")
     assert "left of the line the distilled student is closer to the teacher" in found
@@ -160,6 +161,7 @@ def test_a_smaller_student_is_told_by_its_kl() -> None:
     said = found.one("verdict")
     assert "KL to the teacher is 1.104 nats a token, from 9.412 untouched: 88.3% of the gap is closed" in said
     assert "worth 0.198 nats a token in KL to the teacher over" in said
+    assert "(95% interval +0.189 to +0.207 nats, p < 0.001" in said, "the interval of a gain has the gain's sign"
     assert "Score" not in found.cells("Test metrics: mean over seeds")[0]
     untouched = found.cells("Test metrics: mean over seeds")[2]
     assert "152,000" in untouched, "a perplexity of three figures"
@@ -191,12 +193,15 @@ def test_what_was_written_kept_and_learnt() -> None:
     assert "Cut at the longest length | 31: what was cut off, and their end, is not taught" in transfer
     assert any(row.startswith("Supervised tokens | 84,211") for row in transfer)
     assert "29.4 tokens as the student sees them; 71.4 tokens as the teacher sees them" in found.one("transfer")
+    record = shortened()
+    record["transfer"]["prompt_tokens"] = {"student": 1.0, "teacher": 1.0}
+    assert "1 token, the same for both models" in page(record).one("transfer")
 
 
 def test_a_store_says_who_read_it() -> None:
     """One arm had stored labels; 'every student' would be said of students that asked the live teacher."""
     said = page(shortened()).one("labels")
-    assert "Stored read them from there in place of the teacher." in said
+    assert "The arm “stored” read them from there in place of the teacher." in said
     assert "Every student" not in said
     assert "he 20 most probable of 49,152 classes" in said
 

@@ -13,10 +13,12 @@ from tutelage.report.language_words import (
     UNTOUCHED,
     arms_of,
     compared_on,
+    metric_title,
     metrics_of,
     no_seeds,
     part_of,
     score_name,
+    within,
 )
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.sections import (
@@ -91,7 +93,7 @@ def gap_section(result: Record) -> View:
     if any(row.value is not None for row in rows):
         chart = gap_chart(
             "chart-gap",
-            f"{_capital(metric.name)} of every arm, between the untouched student and the teacher",
+            f"{metric_title(metric)}: every arm, between the untouched student and the teacher",
             "; ".join(said) + ". Whiskers are 95% intervals; the band is the gap.",
             rows,
             (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None,
@@ -100,7 +102,7 @@ def gap_section(result: Record) -> View:
     return {
         "chart": chart,
         "table": table if shares else [],
-        "metric": _capital(metric.name) + (", nats" if metric.unit == "nats" else ""),
+        "metric": metric_title(metric),
         "lower": not metric.higher_is_better,
         "known": bool(gap),
         "closed": number(gap.get("closed")) is not None,
@@ -115,10 +117,6 @@ def written_interval(metric: Metric, ci: tuple[float, float] | None, record: Rec
 def tick_writer(metric: Metric, rows: Sequence[Row]) -> Callable[[float], str]:
     """Writes the ticks of a chart of that metric."""
     return percent_tick(rows) if metric.unit == "share" else lambda tick: f"{0.0 + round(tick, 10):g}".replace("-", "−")
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def side_by_side(result: Record) -> View:
@@ -215,7 +213,7 @@ def _second_chart(key: str, arms: Sequence[tuple[Arm, Record]], metric: Metric) 
         return None, False
     chart = interval_chart(
         f"chart-{key}",
-        f"{_capital(metric.name)} of every arm, in nats",
+        f"{metric_title(metric)}: every arm",
         "; ".join(said) + ". Whiskers are 95% intervals.",
         kept,
         tick_writer(metric, kept),
@@ -246,7 +244,7 @@ def worth(result: Record) -> View:
     for found in records(result.get("comparisons")):
         a, b = (text(found.get(side), "?") for side in ("a", "b"))
         first, second = (arms[side][0].name if side in arms else side.replace("_", " ") for side in (a, b))
-        pair = f"{first} − {second if second[:2].isupper() else second[:1].lower() + second[1:]}"
+        pair = f"{first} − {within(second)}"
         if not table or table[-1]["pair"] != pair:
             table.append({"pair": pair, "rows": []})
         short = _SHORT.get(text(found.get("metric")))
@@ -290,7 +288,7 @@ def worth(result: Record) -> View:
         "methods": sorted({row["method"] for group in table for row in group["rows"]}),
         "far": far,
         "metric": metric.name,
-        "unit": ", in points" if metric.unit == "share" else ", in nats" if metric.unit == "nats" else "",
+        "unit": ", in points" if metric.unit == "share" else ", in nats a token" if metric.unit == "nats" else "",
         "lower": not metric.higher_is_better,
     }
 

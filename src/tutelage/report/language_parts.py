@@ -120,11 +120,14 @@ def transfer_section(result: Record) -> list[tuple[str, str]]:
 
     author = {"data": "the data", "teacher": "the teacher (see its completions)"}
     lengths = mapping(found.get("prompt_tokens"))
+    own, theirs = (number(lengths.get(who)) for who in ("student", "teacher"))
     prompts = [
         f"{tokens_text(value)} as the {who} sees them"
-        for who in ("student", "teacher")
-        if (value := number(lengths.get(who))) is not None
+        for who, value in (("student", own), ("teacher", theirs))
+        if value is not None
     ]
+    if own is not None and own == theirs:
+        prompts = [f"{tokens_text(own)}, the same for both models"]
     cut_, dropped = number(found.get("cut")), number(found.get("dropped"))
     return [
         ("Examples", count("examples", "")),
@@ -182,7 +185,7 @@ def generated_section(result: Record) -> View | None:
         ("Written", text(made.get("started"))),
     ]
     return {
-        "lead": lead[:1].upper() + lead[1:],
+        "lead": _begun(lead),
         "table": table,
         "facts": [(name, value or "not recorded") for name, value in details],
     }
@@ -230,16 +233,20 @@ def stores_section(result: Record) -> list[View]:
     for digest, labels in found.items():
         view = labels_section({"labels": labels})
         assert view is not None
-        own = [arms[key][0].name for key in readers.get(digest, [])]
+        own = [arms[key][0].phrase for key in readers.get(digest, [])]
         if own:
             lead = labels_lead(labels).split(" Every student", 1)[0]
-            view = {**view, "lead": f"{lead} {_listed(own)} read them from there in place of the teacher."}
+            view = {**view, "lead": f"{lead} {_begun(_listed(own))} read them from there in place of the teacher."}
         views.append(view)
     return views
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _begun(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def curves_section(result: Record) -> View:

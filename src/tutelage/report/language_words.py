@@ -57,8 +57,8 @@ _LOOKS = (
 )
 
 _METRICS: dict[str, Metric] = {
-    "kl": Metric("KL to the teacher, a token", "nats", False, "fine"),
-    "nll": Metric("NLL, a token", "nats", False, "fine"),
+    "kl": Metric("KL to the teacher", "nats", False, "fine"),
+    "nll": Metric("NLL", "nats", False, "fine"),
     "perplexity": Metric("perplexity", "plain", False, "three"),
     "agreement": Metric("top-1 agreement", "share", True),
     "gap": Metric("gap closed", "share", True),
@@ -86,7 +86,20 @@ def _arm(key: str, looks: dict[str, tuple[str, str, str]]) -> Arm:
         return _STANDARD[key]
     plain = " ".join(_SPELT.get(word, word) for word in key.replace("_", " ").split(" "))
     name = plain[:1].upper() + plain[1:]
-    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", cut(plain, _SHORT), *looks.get(key, _LOOKS[0]))
+    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", _short(plain), *looks.get(key, _LOOKS[0]))
+
+
+def _short(plain: str) -> str:
+    """The words of a name that have room at the end of a curve, or what has room of the first."""
+    words = plain.split(" ")
+    kept = next((n for n in range(len(words), 0, -1) if len(" ".join(words[:n])) <= _SHORT), 0)
+    return " ".join(words[:kept]) if kept else cut(plain, _SHORT)
+
+
+def within(name: str) -> str:
+    """A name within a sentence: with a small letter in front, unless it is spelt with capitals."""
+    word = name.split(" ")[0]
+    return name if word[1:] != word[1:].lower() else name[:1].lower() + name[1:]
 
 
 def compared_on(result: Record) -> str:
@@ -111,6 +124,12 @@ def metrics_of(result: Record) -> Named:
 def score_name(result: Record) -> str:
     """What the task's own score is."""
     return text(result.get("score_name")) or "score"
+
+
+def metric_title(metric: Metric) -> str:
+    """A metric as a heading, with its unit."""
+    unit = ", nats a token" if metric.unit == "nats" else ""
+    return f"{metric.name[:1].upper()}{metric.name[1:]}{unit}"
 
 
 def nats_a_token(metric: Metric, written: str) -> str:
@@ -139,7 +158,7 @@ def _way(result: Record) -> str:
     else:
         stand = f"The distilled student’s KL to the teacher is {amount(metric, own)} nats a token, from {amount(metric, start)} untouched"
     if closed is None:
-        return f"{stand}. How much of the gap is closed cannot be told: there is none that could be told from chance."
+        return f"{stand}. How much of the gap is closed cannot be told: the data do not show that there is one."
     between = f" (95% interval {decimal(100 * ci[0], 1)}% to {decimal(100 * ci[1], 1)}%)" if ci else " (no interval)"
     return f"{stand}: {decimal(100 * closed, 1)}% of the gap is closed{between}."
 
@@ -155,7 +174,10 @@ def _worth(result: Record) -> str:
             "without a teacher, to compare with."
         )
     metric = named(key)
-    basis = evidence(found, named)
+    ci = interval(found.get("ci95"))
+    # told as a gain, and so is its interval
+    turned = found if metric.higher_is_better or ci is None else {**found, "ci95": [0.0 - ci[1], 0.0 - ci[0]]}
+    basis = evidence(turned, named)
     gain = value if metric.higher_is_better else 0.0 - value
     size = nats_a_token(metric, difference(metric, abs(gain), signed=False))
     control = "the same student fine-tuned without a teacher"
