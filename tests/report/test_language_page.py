@@ -113,6 +113,10 @@ def test_comparisons_know_which_way_is_better() -> None:
     found = page(record).one("worth")
     assert "left of the line the distilled student is closer to the teacher" in found
     assert "The untouched student is so far off that it is in the table alone." in found
+    assert "so far off" not in page(folded()).one("worth")
+    drawn = [text for attrs, text in page(record).all("text") if attrs.get("class") == "name"]
+    assert "against SFT, no teacher" in drawn
+    assert "against the untouched student" not in drawn, "in whose chart all others would be one dot"
     for row in record["comparisons"]:
         if row["b"] == "sft":
             row["difference"], row["ci95"] = -row["difference"], [0.19, 0.21]
@@ -210,6 +214,10 @@ def test_one_seed_proves_nothing() -> None:
     said = page(single()).one("verdict")
     assert "Not enough evidence on what the teacher was worth" in said
     assert "one seed proves nothing" in said
+    record = shortened()
+    for row in record["comparisons"]:
+        row["seeds"] = 1
+    assert "it is 0.198 nats a token in KL to the teacher better than" in page(record).one("verdict")
     rows = page(single()).cells("Every comparison")[1:]
     assert all(row.endswith("not enough evidence") for row in rows)
 
