@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage import __version__
-from tutelage.data import TransferSet, hex_id
+from tutelage.data import Completions, TransferSet, hex_id
 from tutelage.errors import CheckpointError, ModelError
 from tutelage.evaluation import paired_comparison
 from tutelage.evaluation.knowledge import (
@@ -304,6 +304,8 @@ def _rival(name: str, kind: str, about: str, theirs_SN: NDArray[np.bool_], own_N
 def _readable(transfer_set: TransferSet) -> BaselineInputs | None:
     """What a simple model could read of the raw inputs: numbers ``[N, F]`` or texts; None for indices, which mean nothing as numbers."""
     raw = transfer_set.inputs
+    if isinstance(raw, Completions):
+        return None
     columns: Sequence[Tensor] = (
         (raw,) if isinstance(raw, Tensor) else tuple(raw.values()) if isinstance(raw, Mapping) else ()
     )
