@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tutelage.teachers import ModuleTeacher
 from tutelage.training.on_policy import OnPolicy
 
 SHORT = {**TRAINING, "num_train_epochs": 2}
+ONE_STEP = {**TRAINING, "max_steps": 1, "eval_strategy": "no"}
 
 
 @pytest.fixture(autouse=True)
@@ -303,6 +305,39 @@ def test_what_cannot_work_is_refused_before_anything_is_written(changes: Any, sa
     with pytest.raises(TutelageError, match=said):
         study(**changes).run(tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+class Counting:
+    """A progress that counts what is reported as done."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def started(self, what: str, total_steps: int, steps_done: int) -> None: ...
+
+    def advanced(self, steps_done: int) -> None: ...
+
+    def labelling(self, what: str, rows: int, done: int) -> None: ...
+
+    def labelled(self, done: int, rows_a_second: float) -> None: ...
+
+    def finished(self, what: str, outcome: str) -> None:
+        self.done.append(what)
+
+
+def test_nothing_to_show_and_as_many_reports_as_were_promised(tmp_path: Path) -> None:
+    """A run that shows no samples ended in an error after all of its training; one told [3/2] seems to have lost count of itself."""
+    watch = Counting()
+    plain = data()
+    without = {"data": replace(plain, validation=replace(plain.validation, set=None)), "samples": 0}
+    generation = Generation(Sampling(2, greedy=True))
+    arms = {"own": LanguageArm(CrossEntropy(), completions="teacher")}
+    made = study(
+        **without, seeds=1, training=ONE_STEP, labels=Labels(spot_check=0), generation=generation, extra_arms=arms
+    )
+    result = made.run(tmp_path, watch)
+    assert result["samples"] == []
+    assert len(watch.done) == made.trainings, watch.done
 
 
 def test_labels_are_not_made_where_none_are_asked_for(tmp_path: Path) -> None:

@@ -210,9 +210,10 @@ def _mean_length(prompts: Ragged) -> float:
 def _samples(found: Findings) -> list[Json]:
     test: Split = found.data.test
     answers = {arm: runs[0].measured.answers for arm, runs in found.runs.items() if runs[0].measured.answers}
-    shown = test.first(max((len(each) for each in answers.values()), default=0))
-    if not len(shown):
+    count = max((len(each) for each in answers.values()), default=0)
+    if not count:
         return []
+    shown = test.first(count)
     own, theirs = found.tokenizers
     bare = [own.decode(tokens) for tokens in shown.prompts.lists()]
     full = [theirs.decode(tokens) for tokens in shown.taught_prompts.lists()]

@@ -215,12 +215,16 @@ class LanguageStudy:
 
     @property
     def trainings(self) -> int:
-        """How many trainings a whole run reports; labelling and writing count as one each."""
-        stores = {(arm if self.lessons[arm].labels is not None else "", self.labels_of(arm)) for arm in self.lessons}
+        """How many pieces of work a whole run reports: trainings, the teacher and the untouched student on the test split, and each
+        labelling and writing."""
+        stores = {
+            (repr(labels), self.author(arm)) for arm in self.lessons if (labels := self.labels_of(arm)) is not None
+        }
         written = sum(split.set is None for split in (self.data.validation, self.data.test)) + (
             "teacher" in self.authors
         )
-        return len(self.lessons) * len(self.seed_list) + sum(labels is not None for _, labels in stores) + written
+        asked = 1 + (UNTOUCHED in self.arms)
+        return asked + len(self.lessons) * len(self.seed_list) + len(stores) + written
 
     def run(self, out: str | Path, progress: Progress | None = None) -> Json:
         """Run what is not done yet, and write ``config.yaml`` and ``result.json`` into ``out``.
