@@ -16,6 +16,8 @@ from tutelage.errors import ConfigError, ObjectiveError, TeacherError
 
 #: The label of an example that has none (PyTorch's own ``ignore_index``).
 NO_LABEL = -100
+#: The feature of a teacher that shows its probabilities from the largest to the smallest, of whatever vocabulary.
+SORTED = "sorted probabilities"
 
 
 class Rows(TypedDict):

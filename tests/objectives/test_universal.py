@@ -7,8 +7,7 @@ from torch import Tensor
 
 from tutelage.errors import ConfigError, ObjectiveError, TeacherError
 from tutelage.objectives import CrossEntropy, UniversalLogitDistance, objective_from_config, universal
-from tutelage.objectives.universal import SORTED
-from tutelage.signals import HeadLogits, Logits, Rows, Signals
+from tutelage.signals import SORTED, HeadLogits, Logits, Rows, Signals
 
 
 def drawn(student: int, teacher: int, rows: int = 6) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,11 @@ from tutelage.data import Batch, Completions, rows_of
 from tutelage.data.language.crossing import Crossing
 from tutelage.data.language.token_bytes import token_bytes
 from tutelage.errors import ConfigError, ObjectiveError, TeacherError
-from tutelage.objectives import KL, CrossEntropy, UniversalLogitDistance, universal
+from tutelage.objectives import KL, CrossEntropy, UniversalLogitDistance
 from tutelage.ragged import Ragged
-from tutelage.signals import Logits, Signals, whole
+from tutelage.signals import SORTED, Logits, Signals, whole
 from tutelage.teachers import crossing as room
-from tutelage.teachers.crossing import SORTED, CrossTokenizerTeacher, SortedTeacher
+from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
 
 sys.path.append(str(Path(__file__).parents[1] / "data" / "language"))
 
@@ -277,7 +277,6 @@ def test_sorted_rows_stand_where_tokens_of_both_begin() -> None:
 
 def test_an_objective_takes_the_right_use_and_refuses_the_wrong_one() -> None:
     """Sorted probabilities met by a divergence would teach token 0 to be the likeliest everywhere."""
-    assert SORTED == universal.SORTED
     batch, crossing = batch_of(SMALL, LARGE), Crossing(SMALL, LARGE)
     rows = rows_of(batch)
     student = Signals(Logits(torch.zeros(len(rows["labels"]), len(SMALL))))

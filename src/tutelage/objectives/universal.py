@@ -12,10 +12,7 @@ from torch.autograd.function import once_differentiable
 from tutelage.errors import ObjectiveError, TeacherError
 from tutelage.objectives.objective import Term
 from tutelage.objectives.response import describe_fields, logits_of
-from tutelage.signals import Rows, Signals, feature_need
-
-#: The teacher's feature that is compared; :class:`tutelage.teachers.crossing.SortedTeacher` gives it.
-SORTED = "sorted probabilities"
+from tutelage.signals import SORTED, Rows, Signals, feature_need
 
 #: Numbers in a slice of rows: what is needed in between stays small.
 _SLICE = 1 << 22

@@ -13,11 +13,8 @@ from tutelage.data import Batch, Completions, hex_id
 from tutelage.data.language.crossing import Crossing, Step
 from tutelage.errors import ConfigError, DataError, TeacherError
 from tutelage.rows import for_slices, row_count, some_rows
-from tutelage.signals import NO_LABEL, ClassScores, Logits, Signals
+from tutelage.signals import NO_LABEL, SORTED, ClassScores, Logits, Signals
 from tutelage.teachers.module import Teacher, as_teacher, scores_in
-
-#: The feature of :class:`SortedTeacher`, which the term ``uld`` reads.
-SORTED = "sorted probabilities"
 
 #: Rows of a head are multiplied out so many at a time.
 _ROWS = 128

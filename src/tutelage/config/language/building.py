@@ -48,12 +48,12 @@ def build_language_study(config: LanguageConfig, folder: Path, command: str) -> 
     tokenizers = read_tokenizers(config, folder)
     score = _score(config.score, folder)
     generation = _generation(config.generate, folder)
-    data = read_data(config, folder, tokenizers)
+    data, crossing = read_data(config, folder, tokenizers)
     with torch.random.fork_rng(devices=[]):
         student = bare_student(config, folder)
     ends = eos_ids(tokenizers.student, getattr(student, "generation_config", None))
     arms = {name: _arm(name, arm, objective, ends, folder) for name, arm in own.items()}
-    teacher = build_language_teacher(config, folder, tokenizers, data, student)
+    teacher = build_language_teacher(config, folder, tokenizers, crossing, student)
     return LanguageStudy(
         data=data,
         student=student_maker(config, folder),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from tutelage.config.language.served import ServedSpeaker
 from tutelage.config.language.texts import Tokenizers
 from tutelage.config.models import model_source, naming
 from tutelage.config.schema import ModelSection
-from tutelage.data import Ragged
 from tutelage.data.language import eos_ids
 from tutelage.data.language.crossing import Crossing
 from tutelage.errors import ConfigError
@@ -25,7 +23,6 @@ from tutelage.models.adapters import with_lora
 from tutelage.models.language import load_language_model
 from tutelage.models.shrinking import keep_layers
 from tutelage.studies.arm import weights_digest
-from tutelage.studies.language import LanguageData
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
 from tutelage.teachers.remote import RemoteTeacher
@@ -79,7 +76,7 @@ def bare_student(config: LanguageConfig, folder: Path) -> nn.Module:
 
 
 def build_language_teacher(
-    config: LanguageConfig, folder: Path, tokenizers: Tokenizers, data: LanguageData, student: nn.Module
+    config: LanguageConfig, folder: Path, tokenizers: Tokenizers, crossing: Crossing | None, student: nn.Module
 ) -> Taught:
     """The teacher, as far as it can be heard in the student's vocabulary.
 
@@ -87,7 +84,7 @@ def build_language_teacher(
         config: the config.
         folder: where it lies.
         tokenizers: of both.
-        data: what is taught on: its completions show which tokens end one.
+        crossing: where the two vocabularies meet token by token, else None.
         student: an untouched one, without adapters.
 
     Raises:
@@ -111,7 +108,7 @@ def build_language_teacher(
     else:
         assert section.model is not None
         teacher = _given(section.model, folder, "teacher.model")
-    return Taught(_aligned(teacher, tokenizers, data, width), None)
+    return Taught(_aligned(teacher, tokenizers, crossing, width), None)
 
 
 def score_count(model: nn.Module) -> int | None:
@@ -140,31 +137,13 @@ def _given(section: ModelSection, folder: Path, where: str) -> ModuleTeacher:
         return ModuleTeacher(model)
 
 
-def _aligned(teacher: Teacher, tokenizers: Tokenizers, data: LanguageData, width: int | None) -> Teacher:
-    if tokenizers.alignment not in ("crossing", "uld"):
+def _aligned(teacher: Teacher, tokenizers: Tokenizers, crossing: Crossing | None, width: int | None) -> Teacher:
+    if crossing is None:
         return teacher
-    completions = data.train.completions
     with naming("teacher.alignment"):
-        crossing = Crossing(
-            tokenizers.student,
-            tokenizers.teacher,
-            student_ends=_ends(tokenizers.student, completions.completions if completions is not None else None),
-            teacher_ends=_ends(
-                tokenizers.teacher, completions.teacher_completions if completions is not None else None
-            ),
-        )
         if tokenizers.alignment == "uld":
             return SortedTeacher(teacher, crossing)
         return CrossTokenizerTeacher(teacher, crossing, classes=width)
-
-
-def _ends(tokenizer: Any, completions: Ragged | None) -> list[int]:
-    """The tokens that end a text, first the one that ends most of the completions."""
-    ends = eos_ids(tokenizer)
-    if completions is None:
-        return ends
-    last = completions.values[completions.offsets[1:] - 1]
-    return sorted(ends, key=lambda end: -int((last == end).sum()))
 
 
 def _remote(section: RemoteSection, width: int | None) -> RemoteTeacher:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tutelage.config.language.checking import arms_of
 from tutelage.config.language.schema import LanguageConfig, LanguageDataSection, PromptSection
 from tutelage.config.models import naming
-from tutelage.data import TransferSet
+from tutelage.data import Ragged, TransferSet
 from tutelage.data.language import (
     Columns,
     Encoded,
@@ -23,12 +23,14 @@ from tutelage.data.language import (
     TextSource,
     compare_tokenizers,
     encode,
+    eos_ids,
     load_tokenizer,
     overlapping,
     read_rows,
     refuse_other_tokenizer,
     split_rows,
 )
+from tutelage.data.language.crossing import Crossing
 from tutelage.errors import ConfigError, DataError
 from tutelage.models import import_from_file
 from tutelage.studies.language import LanguageData, Split
@@ -52,6 +54,13 @@ class Tokenizers:
     teacher: PreTrainedTokenizerBase | None
     alignment: Alignment
     digests: dict[str, str]
+
+
+class Texts(NamedTuple):
+    """What a study is about: ``data``, the splits · ``crossing``, where two vocabularies meet token by token, else None."""
+
+    data: LanguageData
+    crossing: Crossing | None
 
 
 def read_tokenizers(config: LanguageConfig, folder: Path) -> Tokenizers:
@@ -85,8 +94,8 @@ def read_tokenizers(config: LanguageConfig, folder: Path) -> Tokenizers:
     return Tokenizers(own, other, alignment or "same", digests)
 
 
-def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> LanguageData:
-    """The rows as tokens for both models, in three splits.
+def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> Texts:
+    """The rows as tokens for both models, in three splits; of two vocabularies that meet token by token, the same texts in both.
 
     Args:
         config: the config.
@@ -107,16 +116,18 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> L
         parts = split_rows(pool, data.splits.validation, test, data.seed, data.splits.by)
     answered = _answers_wanted(config) or _has_answer(pool[0], data)
     made = _encoded(config, tokenizers, pool, answered)
+    crossing = _crossing(tokenizers, made)
+    made = _met(made, crossing)
     tested = made
     if given_test is not None:
         with naming("the test set"):
-            tested = _encoded(config, tokenizers, given_test, answered)
+            tested = _met(_encoded(config, tokenizers, given_test, answered), crossing)
     rows = [parts[0], parts[1], range(len(given_test)) if given_test is not None else parts[2]]
     train, validation, held_out = (
         _split(each, set(members), data) for each, members in zip((made, made, tested), rows, strict=True)
     )
     counts = [made.counts] if tested is made else [made.counts, tested.counts]
-    return LanguageData(
+    read = LanguageData(
         train,
         validation,
         held_out,
@@ -124,6 +135,7 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> L
         dropped=sum(count.dropped_prompts + count.dropped_empty for count in counts),
         layout=data.layout,
     )
+    return Texts(read, crossing)
 
 
 def prompt_view(section: PromptSection) -> PromptView:
@@ -247,6 +259,36 @@ def _encoded(config: LanguageConfig, tokenizers: Tokenizers, rows: Sequence[Row]
         drop_empty=data.drop_empty,
         pack_text=data.pack_text,
     )
+
+
+def _crossing(tokenizers: Tokenizers, encoded: Encoded) -> Crossing | None:
+    """How the two vocabularies meet token by token, with what ends the given completions as what ends one."""
+    if tokenizers.alignment not in ("crossing", "uld"):
+        return None
+    given = encoded.completions
+    with naming("teacher.alignment"):
+        return Crossing(
+            tokenizers.student,
+            tokenizers.teacher,
+            student_ends=_ends(tokenizers.student, given.completions if given is not None else None),
+            teacher_ends=_ends(tokenizers.teacher, given.teacher_completions if given is not None else None),
+        )
+
+
+def _ends(tokenizer: Any, completions: Ragged | None) -> list[int]:
+    """The tokens that end a text, first the one that ends most of the completions; without any, the tokenizer's EOS."""
+    ends = eos_ids(tokenizer)
+    if completions is None:
+        return sorted(ends, key=lambda end: end != tokenizer.eos_token_id)
+    last = completions.values[completions.offsets[1:] - 1]
+    return sorted(ends, key=lambda end: -int((last == end).sum()))
+
+
+def _met(encoded: Encoded, crossing: Crossing | None) -> Encoded:
+    if crossing is None:
+        return encoded
+    with naming("teacher.alignment"):
+        return encoded.in_same_text(crossing)
 
 
 def _split(encoded: Encoded, members: set[int], data: LanguageDataSection) -> Split:

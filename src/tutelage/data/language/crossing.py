@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +18,8 @@ from tutelage.errors import ConfigError, DataError
 
 #: How many sets of choices are kept: those after a few letters come again and again.
 _KEPT = 1 << 14
+#: A number that is no token, as one that is no text.
+_UNKNOWN = NO_TEXT + b"?"
 
 
 class Choices(NamedTuple):
@@ -65,16 +70,23 @@ class Crossing:
         student_ends: Sequence[int] | None = None,
         teacher_ends: Sequence[int] | None = None,
     ) -> None:
-        self._ends = _ends(student_tokenizer, student_ends, "student")
-        self.student_bytes = token_bytes(student_tokenizer, self._ends)
-        self.teacher_bytes = token_bytes(teacher_tokenizer, _ends(teacher_tokenizer, teacher_ends, "teacher"))
+        ends, their_ends = (
+            _ends(student_tokenizer, student_ends, "student"),
+            _ends(teacher_tokenizer, teacher_ends, "teacher"),
+        )
+        #: What a completion ends with, in the student's vocabulary and in the teacher's.
+        self.student_end, self.teacher_end = ends[0], their_ends[0]
+        self.student_bytes = token_bytes(student_tokenizer, ends)
+        self.teacher_bytes = token_bytes(teacher_tokenizer, their_ends)
         self._student, self._teacher = _Sorted(self.student_bytes), _Sorted(self.teacher_bytes)
-        self._number = dict(reversed(self._student.tokens)) | {END: self._ends[0]}
+        self._number = dict(reversed(self._student.tokens)) | {END: self.student_end}
         self._known = frozenset(text for text, _ in self._teacher.tokens)
         self._longest = max(map(len, self._number))
         self._backend = student_tokenizer.backend_tokenizer
         # some tokenizers put a space before a text; a line's end takes it, and is taken away again
         self._lead = b" \n" if self._encoded(["a"])[0][1] != b"a" else b""
+        alone: list[int] = teacher_tokenizer.encode("a", add_special_tokens=False)
+        self._said_lead = " " if self._said(alone) != b"a" else ""
         known = [(number, text) for number, text in enumerate(self.teacher_bytes) if text is not None]
         found = dict(zip((number for number, _ in known), self.pieces([text for _, text in known]), strict=True))
         self._of_token = [found.get(number, ()) for number in range(len(self.teacher_bytes))]
@@ -113,6 +125,34 @@ class Crossing:
             DataError: they are not the same text.
         """
         return _Walk(self, student.tolist(), teacher.tolist()).steps()
+
+    def text_of(self, teacher: Sequence[int]) -> tuple[str, bool]:
+        """What a completion in the teacher's vocabulary says, as far as it is a text, and whether that is all of it and it ends.
+
+        A model writes what is no text where it is cut off inside a letter of several bytes, or where it writes a chat's marker.
+
+        Args:
+            teacher: the completion's tokens.
+        """
+        said = self._said(teacher)
+        text = said.removesuffix(END)
+        try:
+            return text.decode().removeprefix(self._said_lead), len(text) < len(said)
+        except UnicodeDecodeError as error:
+            return text[: error.start].decode().removeprefix(self._said_lead), False
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of both vocabularies, of what ends a completion, and of how the student's tokenizer cuts a text."""
+        rules = json.loads(self._backend.to_str())
+        # set anew by every call, after what that call asks for
+        rules.pop("truncation", None)
+        rules.pop("padding", None)
+        found = sha256(json.dumps(rules, sort_keys=True).encode())
+        for texts in (self.student_bytes, self.teacher_bytes):
+            found.update(repr(texts).encode())
+        found.update(repr((self.student_end, self.teacher_end)).encode())
+        return found.hexdigest()[:16]
 
     def after(self, before: bytes) -> Choices:
         """What follows once the teacher has written ``before``: the student's first token of that and the teacher's next."""
@@ -163,6 +203,10 @@ class Crossing:
         met = len(so_far)
         fits = [(n, each[met]) for n, each in zip(tokens, pieces, strict=True) if each[:met] == so_far and each[met:]]
         return _choices([number for number, _ in fits], (piece for _, piece in fits), None)
+
+    def _said(self, teacher: Sequence[int]) -> bytes:
+        known = len(self.teacher_bytes)
+        return b"".join((self.teacher_bytes[number] if number < known else None) or _UNKNOWN for number in teacher)
 
     def _encoded(self, words: Sequence[str]) -> list[tuple[list[int], bytes]]:
         """Tokens of each text, and the bytes that they stand for."""

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutelage.data.completions import Completions
 from tutelage.data.language.conversations import Columns, Turns, Written, examples_of
+from tutelage.data.language.crossing import Crossing
 from tutelage.data.language.drafts import (
     Draft,
     drafts_of,
@@ -21,8 +22,10 @@ from tutelage.data.language.drafts import (
     written_over,
 )
 from tutelage.data.language.prompts import PromptView
+from tutelage.data.language.same_text import same_text
 from tutelage.data.language.sides import Side
 from tutelage.data.language.templates import Row
+from tutelage.data.language.token_bytes import END
 from tutelage.errors import ConfigError, DataError
 from tutelage.ragged import Ragged
 
@@ -82,6 +85,27 @@ class Encoded:
         if examples is not None:
             prompts, teacher = prompts.take(examples), None if teacher is None else teacher.take(examples)
         return Completions(prompts, completions, teacher)
+
+    def in_same_text(self, crossing: Crossing) -> Encoded:
+        """The same examples with both models' completions brought to the same text, see :func:`same_text`: what two vocabularies are to
+        learn from one another token by token. Without completions there is nothing to bring together yet.
+
+        Raises:
+            DataError: a row of two texts, or without a token left.
+        """
+        if self.completions is None:
+            return self
+        found = same_text(self.completions, crossing, self.sources)
+        last = found.completions.values[found.completions.offsets[1:] - 1]
+        counts = replace(
+            self.counts,
+            tokens=len(found.completions.values),
+            prompt_tokens=len(found.prompts.values),
+            teacher_prompt_tokens=len(found.prompts_of("teacher").values),
+            cut=sum(crossing.student_bytes[token] != END for token in last.tolist()),
+        )
+        moved = replace(self, completions=found, prompts=found.prompts, counts=counts)
+        return replace(moved, teacher_prompts=found.teacher_prompts)
 
 
 def encode(

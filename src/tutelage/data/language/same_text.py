@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -16,11 +17,16 @@ from tutelage.ragged import Ragged
 _TOKEN = 64
 
 
-def same_text(completions: Completions, crossing: Crossing) -> Completions:
+def same_text(completions: Completions, crossing: Crossing, rows: Sequence[int] | None = None) -> Completions:
     """The same examples, of which both models' completions are the same text and the teacher's reaches as far as the student's.
 
     A length in tokens ends two vocabularies' completions in two places, and a first token that is taken for a prompt begins them in two.
     What only one has of an end is cut off; of a beginning, it goes to the prompts, up to where a token of both begins.
+
+    Args:
+        completions: in both vocabularies.
+        crossing: those.
+        rows: of each example the row it was made of, for messages; None for its place.
 
     Raises:
         DataError: no completions of the teacher's own; an example of two texts, or without a token left.
@@ -30,7 +36,8 @@ def same_text(completions: Completions, crossing: Crossing) -> Completions:
         raise DataError("the completions are in one vocabulary: there is nothing to bring together")
     cut: list[tuple[list[int], ...]] = []
     for example, (student, teacher) in enumerate(zip(completions.completions, theirs, strict=True)):
-        start, said_start, stop = _common(example, student, teacher, crossing)
+        whose = f"example {example}" if rows is None else f"row {rows[example]}"
+        start, said_start, stop = _common(whose, student, teacher, crossing)
         cut.append(
             (
                 [*completions.prompts[example].tolist(), *student[:start].tolist()],
@@ -44,15 +51,16 @@ def same_text(completions: Completions, crossing: Crossing) -> Completions:
     return replace(moved, teacher_prompts=their_prompts)
 
 
-def _common(example: int, student: Tensor, teacher: Tensor, crossing: Crossing) -> tuple[int, int, int]:
+def _common(whose: str, student: Tensor, teacher: Tensor, crossing: Crossing) -> tuple[int, int, int]:
     """Where the common text begins in both vocabularies' tokens, and where the student's end."""
     mine, theirs = _texts(student, crossing.student_bytes), _texts(teacher, crossing.teacher_bytes)
     text, said = b"".join(mine), b"".join(theirs)
     ahead = _ahead(text, said)
     if ahead is None:
         raise DataError(
-            f"example {example} is not the same text in both vocabularies, {text[:40].decode(errors='replace')!r} and "
-            f"{said[:40].decode(errors='replace')!r}: rows would meet other text's rows; encode one text with both tokenizers"
+            f"{whose} is not the same text in both vocabularies, {text[:40].decode(errors='replace')!r} and "
+            f"{said[:40].decode(errors='replace')!r}: rows would meet other text's rows; encode one text with both tokenizers, which "
+            "neither of them normalises, or leave it out"
         )
     ends, said_ends = list(accumulate(map(len, mine), initial=0)), list(accumulate(map(len, theirs), initial=-ahead))
     stop = max(place for place, end in enumerate(ends) if end <= said_ends[-1])
@@ -63,7 +71,7 @@ def _common(example: int, student: Tensor, teacher: Tensor, crossing: Crossing) 
         said_start = said_at.get(ends[start], 0)
     if stop <= start:
         raise DataError(
-            f"example {example} has no token left where both vocabularies hold the same text: nothing could be learnt from it; raise "
+            f"{whose} has no token left where both vocabularies hold the same text: nothing could be learnt from it; raise "
             "max_length, or leave it out"
         )
     return start, said_start, stop
