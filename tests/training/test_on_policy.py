@@ -21,12 +21,12 @@ from transformers import TrainerCallback
 from tutelage.data import Completions, TransferSet
 from tutelage.errors import CheckpointError, ConfigError, DataError
 from tutelage.labels import Form
-from tutelage.models.writing import Sampling
+from tutelage.models.writing import Sampling, write
 from tutelage.objectives import KL, CrossEntropy
 from tutelage.signals import ClassMap
 from tutelage.studies.labelling import label
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, StoredTeacher
-from tutelage.training import OnPolicy
+from tutelage.training import OnPolicy, on_policy
 
 GREEDY = Sampling(max_new_tokens=5, greedy=True)
 DRAWN = Sampling(max_new_tokens=5)
@@ -154,6 +154,20 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     for changed in ({"share": 0.5}, {"sampling": Sampling(max_new_tokens=5, seed=1)}, {"on_policy": None}):
         with pytest.raises(CheckpointError, match="on_policy"):
             run(tmp_path / "cut", **changed).train(resume_from_checkpoint=True)
+
+
+def test_a_text_is_written_under_one_autocast(tmp_path, monkeypatch):
+    """Under the student's own, which opens and closes for each token, every token would wait until all weights are cast again."""
+    seen = []
+
+    def noting(*args, **options):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return write(*args, **options)
+
+    monkeypatch.setattr(on_policy, "write", noting)
+    for bf16 in (True, False):
+        completion_trained(tmp_path / str(bf16), options=plan(), max_steps=1, bf16=bf16, student=llama().float())
+    assert seen == [True, False]
 
 
 def test_the_log_says_what_writing_took(tmp_path):

@@ -185,7 +185,8 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
             self._writer.step_begins()
         self._window = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         if self._writer is not None:
-            with self.compute_loss_context_manager():
+            # one for the whole text: the student's own, which opens anew for each token, would cast all weights for each
+            with self.accelerator.autocast():
                 self._window = self._writer.rewritten(self._window, self.state.global_step, self._student)
         counts = functools.reduce(torch.add, (self.objective.counts(rows_of(batch)) for batch in self._window))
         self._window_counts = self._over_processes(counts.to(device))
