@@ -74,17 +74,24 @@ def readable(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def answering(model: nn.Module) -> Generator[None]:
-    """Eval mode and no gradient inside; flags, buffers and random generators as before outside."""
+def unchanged(model: nn.Module) -> Generator[None]:
+    """Eval mode and no gradient inside; flags and buffers as before outside."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad(), copied_buffers(model):
+        with torch.no_grad(), copied_buffers(model):
             yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def answering(model: nn.Module) -> Generator[None]:
+    """As :func:`unchanged`, and random generators too are as before outside."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), unchanged(model):
+        yield
 
 
 def check_prompts(model: nn.Module, prompts: Ragged, behind: int) -> None:

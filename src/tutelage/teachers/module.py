@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.data import Batch, hex_id, rows_of
 from tutelage.errors import TeacherError
 from tutelage.models import check_layers, on_device, scores_and_features
-from tutelage.models.detours import copied_buffers
+from tutelage.models.decoding import unchanged
 from tutelage.rows import row_count, scores_on
 from tutelage.signals import (
     Chosen,
@@ -98,7 +97,7 @@ class ModuleTeacher:
             ModelError: the model returned no logits, or a layer gave no features.
         """
         device, ids, name = batch["ids"].device, rows_of(batch)["ids"], type(self.model).__name__
-        with _answering(self.model):
+        with unchanged(self.model):
             given, found = scores_and_features(
                 self.model, _teacher_view(batch, self.model), batch["labels"], self.layers, _teacher_rows(batch)
             )
@@ -162,20 +161,6 @@ def _teacher_rows(batch: Batch) -> Tensor | None:
 def _teacher_view(batch: Batch, model: nn.Module) -> Any:
     parameter = next(model.parameters(), None)
     return on_device(batch.get("teacher", batch["student"]), parameter.device if parameter is not None else None)
-
-
-@contextmanager
-def _answering(model: nn.Module) -> Generator[None]:
-    """Eval mode and no gradient inside; flags and buffers as before outside."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.no_grad(), copied_buffers(model):
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def refuse_non_finite(values: Tensor, ids: Tensor, allow_masked: bool, who: str) -> None:
