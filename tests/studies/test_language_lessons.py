@@ -1,16 +1,24 @@
 """What arms learn from: whose completions, after whose prompt, in whose vocabulary."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from language_tiny import VOCABULARY, data, split, tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tutelage.data import Completions, Ragged, TransferSet
+from tutelage.data.language.crossing import Crossing
 from tutelage.errors import DataError
 from tutelage.studies.language import Split
 from tutelage.studies.language.generating import Generated
 from tutelage.studies.language.lessons import Lessons, Vocabularies, probe_of
+
+sys.path.append(str(Path(__file__).parents[1] / "data" / "language"))
+
+from vocabularies import byte_level
 
 OTHER = [*VOCABULARY[:2], *reversed(VOCABULARY[2:])]
 
@@ -38,22 +46,55 @@ def test_what_the_teacher_wrote_stands_after_the_prompt_it_was_written_for() -> 
     assert [read(tokens, VOCABULARY) for tokens in found.completions.lists()] == ["meal <eos>", "meal", "town <eos>"]
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-def test_a_text_is_written_anew_in_the_students_tokens(aligned: bool) -> None:
+def test_a_text_is_written_anew_in_the_students_tokens() -> None:
     """Without its own end the student would never stop; with one where the teacher was cut off, it would stop in mid-sentence."""
     part = split(["b0", "m1"])
-    both = Vocabularies(tokenizer(OTHER), tokenizer(), aligned=aligned)
+    both = Vocabularies(tokenizer(OTHER), tokenizer())
     found = both.completions(part, wrote("beast town <eos>", "meal b1", sources=[0, 1]))
     assert [read(tokens) for tokens in found.completions.lists()] == ["beast town <eos>", "meal b1"]
-    if aligned:
-        theirs = found.completions_of("teacher").lists()
-        assert [read(tokens, VOCABULARY) for tokens in theirs] == ["beast town <eos>", "meal b1"]
-        assert found.teacher_prompts is not None
-    else:
-        assert found.teacher_completions is None
-        assert found.teacher_prompts is None
+    assert found.teacher_completions is None
+    assert found.teacher_prompts is None
     with pytest.raises(DataError, match=r"completion '' of example 1 has no token"):
         both.completions(part, wrote("beast <eos>", "", sources=[0, 1]))
+
+
+def written_in(teacher: PreTrainedTokenizerFast, *tokens: list[int], ended: list[bool]) -> Generated:
+    return Generated(torch.arange(len(tokens)), Ragged.of(tokens), torch.tensor(ended), {})
+
+
+def test_what_was_written_is_the_same_text_in_both_vocabularies() -> None:
+    """Completions of the teacher's that are cut inside a letter, or ended by a token that only its model knows as an end: the student
+    would be taught a letter that nobody wrote, never to stop, or be met by rows of other text."""
+    mine, theirs = byte_level(300), byte_level(420)
+    crossing = Crossing(mine, theirs)
+    part = split(["b0", "m1", "t2"])
+    moon, mark = theirs.encode("the moon ☃"), theirs.convert_tokens_to_ids("<mark>")
+    word = theirs.encode("the walker")
+    found = Vocabularies(mine, theirs, crossing).completions(
+        part, written_in(theirs, moon[:-1], [*word, 0], [*word, mark], ended=[False, True, True])
+    )
+    assert [mine.decode(tokens) for tokens in found.completions] == [
+        "the moon ",
+        "the walker<eos>",
+        "the walker<eos>",
+    ]
+    own = found.completions_of("teacher")
+    assert [tokens.tolist() for tokens in own] == [moon[:-1], [*word, 0], [*word, 0]]
+    for student, teacher in zip(found.completions, own, strict=True):
+        assert crossing.steps(student, teacher)
+    assert found.teacher_prompts is not None
+    plain = Vocabularies(mine, theirs).completions(part.first(1), written_in(theirs, moon[:-1], ended=[False]))
+    assert mine.decode(plain.completions[0]) == "the moon "
+
+
+def test_a_probe_of_two_vocabularies_ends_in_both() -> None:
+    """The student's number of its end is another token of the teacher's: the first look would fail where the study would not."""
+    mine, theirs = byte_level(300), byte_level(420)
+    crossing = Crossing(mine, theirs, teacher_ends=[1])
+    probe = probe_of(split(["b0", "m1"], completed=False), 7, Vocabularies(mine, theirs, crossing))
+    assert isinstance(probe.inputs, Completions)
+    assert probe.inputs.completions.lists() == [[0], [0]]
+    assert probe.inputs.completions_of("teacher").lists() == [[1], [1]]
 
 
 def test_an_arm_is_shown_the_prompt_that_it_asks_for() -> None:

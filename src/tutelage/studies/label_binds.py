@@ -20,6 +20,7 @@ from tutelage.models import count_parameters
 from tutelage.signals import NO_LABEL, Chosen
 from tutelage.studies.arm import weights_digest
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
 from tutelage.teachers.remote import RemoteTeacher
 from tutelage.training.identity import probe
 
@@ -72,7 +73,8 @@ def set_binds(transfer_set: TransferSet, form: Form) -> Json:
 
 
 def teacher_fact(teacher: Teacher) -> Any:
-    """A teacher by its weights, its members by theirs, a served one by its name there; one without either by its kind alone."""
+    """A teacher by its weights, its members by theirs, a served one by its name there; of another vocabulary with both vocabularies;
+    one without any of these by its kind alone."""
     if isinstance(teacher, ModuleTeacher):
         module = teacher.model
         layers = sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode()).hexdigest()[:16]
@@ -85,6 +87,9 @@ def teacher_fact(teacher: Teacher) -> Any:
         return f"{type(teacher).__name__}, answers {teacher.digest}"
     if isinstance(teacher, RemoteTeacher):
         return teacher.fact
+    if isinstance(teacher, CrossTokenizerTeacher | SortedTeacher):
+        # the same answers would be others in another student's vocabulary
+        return [type(teacher).__name__, f"vocabularies {teacher.crossing.digest}", teacher_fact(teacher.teacher)]
     return type(teacher).__name__
 
 

@@ -22,6 +22,7 @@ from tutelage.studies.arm import weights_digest
 from tutelage.studies.label_binds import store_digest
 from tutelage.studies.remembering import Disk, remembered
 from tutelage.teachers import EnsembleTeacher, MemoryTeacher, ModuleTeacher, StoredTeacher, Teacher
+from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
 from tutelage.teachers.remote import RemoteTeacher
 
 _BATCH = 512
@@ -99,6 +100,8 @@ def teacher_identity(teacher: Teacher) -> str:
         return f"{kind} {store_digest(teacher.store)}"
     if isinstance(teacher, RemoteTeacher):
         return f"{teacher.fact}, {teacher.k} of each place"
+    if isinstance(teacher, CrossTokenizerTeacher | SortedTeacher):
+        return f"{kind} of {teacher_identity(teacher.teacher)}, vocabularies {teacher.crossing.digest}"
     module = deployed_module(teacher)
     shares = (
         f", weights {[round(share, 6) for share in teacher.weights.tolist()]}"

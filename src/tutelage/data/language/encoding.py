@@ -95,7 +95,7 @@ class Encoded:
         """
         if self.completions is None:
             return self
-        found = same_text(self.completions, crossing, self.sources)
+        found = same_text(self.completions, crossing, [f"row {source}" for source in self.sources])
         last = found.completions.values[found.completions.offsets[1:] - 1]
         counts = replace(
             self.counts,

@@ -17,7 +17,7 @@ from tutelage.ragged import Ragged
 _TOKEN = 64
 
 
-def same_text(completions: Completions, crossing: Crossing, rows: Sequence[int] | None = None) -> Completions:
+def same_text(completions: Completions, crossing: Crossing, named: Sequence[str] | None = None) -> Completions:
     """The same examples, of which both models' completions are the same text and the teacher's reaches as far as the student's.
 
     A length in tokens ends two vocabularies' completions in two places, and a first token that is taken for a prompt begins them in two.
@@ -26,7 +26,7 @@ def same_text(completions: Completions, crossing: Crossing, rows: Sequence[int] 
     Args:
         completions: in both vocabularies.
         crossing: those.
-        rows: of each example the row it was made of, for messages; None for its place.
+        named: what each example is called in messages; None for its number.
 
     Raises:
         DataError: no completions of the teacher's own; an example of two texts, or without a token left.
@@ -36,7 +36,7 @@ def same_text(completions: Completions, crossing: Crossing, rows: Sequence[int] 
         raise DataError("the completions are in one vocabulary: there is nothing to bring together")
     cut: list[tuple[list[int], ...]] = []
     for example, (student, teacher) in enumerate(zip(completions.completions, theirs, strict=True)):
-        whose = f"example {example}" if rows is None else f"row {rows[example]}"
+        whose = f"example {example}" if named is None else named[example]
         start, said_start, stop = _common(whose, student, teacher, crossing)
         cut.append(
             (

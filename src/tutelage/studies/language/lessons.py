@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data import Completions, Ragged, TransferSet
+from tutelage.data.language.crossing import Crossing
+from tutelage.data.language.same_text import same_text
+from tutelage.data.language.token_bytes import END
 from tutelage.errors import ConfigError, DataError
 from tutelage.models.writing import Sampling
 from tutelage.studies.arm import Progress
@@ -28,13 +31,12 @@ class Vocabularies:
     Args:
         student: the student's.
         teacher: the teacher's own; None for the student's.
-        aligned: whether the teacher's distributions are asked for in its own vocabulary, so that it needs its own tokens of every
-            completion too.
+        crossing: where the two meet token by token, so that the teacher needs its own tokens of every completion too; else None.
     """
 
     student: Any
     teacher: Any = None
-    aligned: bool = False
+    crossing: Crossing | None = None
 
     def completions(self, split: Split, written: Generated) -> Completions:
         """What the teacher wrote, as prompts and completions of both models."""
@@ -43,22 +45,23 @@ class Vocabularies:
         taught = None if split.teacher_prompts is None else split.teacher_prompts.take(rows)
         if self.teacher is None:
             return Completions(prompts, written.completions, taught)
-        own = self._rewritten(written)
-        if not self.aligned:
-            return Completions(prompts, own)
-        return Completions(prompts, own, taught, written.completions)
+        if self.crossing is None:
+            return Completions(prompts, self._rewritten(written))
+        written = replace(written, completions=_with_end(written, self.crossing))
+        both = Completions(prompts, self._rewritten(written), taught, written.completions)
+        return same_text(both, self.crossing, [f"the completion of example {row}" for row in rows.tolist()])
 
     def _rewritten(self, written: Generated) -> Ragged:
         """The same texts in the student's tokens, with its own token at the end of those that were ended."""
-        end: int | None = self.student.eos_token_id
+        end: int | None = self.student.eos_token_id if self.crossing is None else self.crossing.student_end
         if end is None and bool(written.finished.any()):
             raise ConfigError(
                 "the student's tokenizer has no token that ends a text: it would never learn to stop where the teacher does; set its "
                 "eos_token"
             )
         lists: list[list[int]] = []
-        texts = texts_of(self.teacher, written.completions)
-        for text, finished in zip(texts, written.finished.tolist(), strict=True):
+        texts, ended = self._texts(written)
+        for text, finished in zip(texts, ended, strict=True):
             tokens: list[int] = self.student.encode(text, add_special_tokens=False)
             lists.append([*tokens, *([end] if finished and end is not None else [])])
         empty = next((index for index, tokens in enumerate(lists) if not tokens), None)
@@ -68,6 +71,15 @@ class Vocabularies:
                 "nothing would be learnt from it; drop such completions (generate.filters)"
             )
         return Ragged.of(lists)
+
+    def _texts(self, written: Generated) -> tuple[list[str], list[bool]]:
+        """What was written, as far as it is a text, and whether it ends."""
+        if self.crossing is not None:
+            said = [self.crossing.text_of(tokens) for tokens in written.completions.lists()]
+            return [text for text, _ in said], [ended for _, ended in said]
+        texts, ended = texts_of(self.teacher, written.completions), written.finished.tolist()
+        # half of a letter, where the last token allowed is a part of one, is no letter to be learnt
+        return [text if over else text.rstrip("\ufffd") for text, over in zip(texts, ended, strict=True)], ended
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +126,16 @@ class Lessons:
         parts = [bytes_of(each) for each in self.taught.values()]
         rest = [split_digest(split).encode() for name, split in self.data.splits.items() if name != "train"]
         return sha256(b"".join([*parts, *rest])).hexdigest()
+
+
+def _with_end(written: Generated, crossing: Crossing) -> Ragged:
+    """What was written, by whichever token of the model's it was ended, with one that the two vocabularies know as an end."""
+    lists = written.completions.lists()
+    known = crossing.teacher_bytes
+    for tokens, finished in zip(lists, written.finished.tolist(), strict=True):
+        if finished and (tokens[-1] >= len(known) or known[tokens[-1]] != END):
+            tokens[-1] = crossing.teacher_end
+    return Ragged.of(lists)
 
 
 def split_digest(split: Split) -> str:
@@ -180,11 +202,12 @@ def probe_of(split: Split, end: int, vocabularies: Vocabularies) -> TransferSet:
     few = split.first(4)
     if few.set is not None:
         return few.set
-    ends = Ragged.of([[end]] * len(few))
-    own_vocabulary = vocabularies.teacher is not None
-    theirs = ends if own_vocabulary and vocabularies.aligned else None
-    taught = None if own_vocabulary and not vocabularies.aligned else few.teacher_prompts
-    return TransferSet.of_completions(Completions(few.prompts, ends, taught, theirs))
+    crossing = vocabularies.crossing
+    if crossing is not None:
+        ends, theirs = (Ragged.of([[each]] * len(few)) for each in (crossing.student_end, crossing.teacher_end))
+        return TransferSet.of_completions(Completions(few.prompts, ends, few.teacher_prompts, theirs))
+    taught = None if vocabularies.teacher is not None else few.teacher_prompts
+    return TransferSet.of_completions(Completions(few.prompts, Ragged.of([[end]] * len(few)), taught))
 
 
 def _set_of(completions: Completions, data: LanguageData, seed: int = 0) -> TransferSet:

@@ -27,6 +27,7 @@ from tutelage.studies.language.data import LanguageData
 from tutelage.studies.language.generating import prompts_digest
 from tutelage.studies.language.lessons import Lessons, Vocabularies, prepare_lessons, probe_of
 from tutelage.studies.language.measuring import Exam
+from tutelage.studies.language.meeting import check_meeting, compared_with, crossing_of
 from tutelage.studies.language.recording import TEACHER
 from tutelage.studies.language.speaking import ModuleSpeaker, Writer
 from tutelage.studies.language.training import (
@@ -62,6 +63,7 @@ class Work:
         teacher: whom the arms hear.
         class_map: which classes both models share, where their heads are padded differently; None for all.
         eos: tokens that end what the student writes.
+        compared: with whom students are compared token by token; None where they cannot be.
     """
 
     study: LanguageStudy
@@ -70,17 +72,18 @@ class Work:
     teacher: Teacher
     class_map: ClassMap | None
     eos: Sequence[int]
+    compared: Teacher | None = None
 
     @property
     def vocabularies(self) -> Vocabularies:
         """The tokenizers of both models."""
         study = self.study
-        return Vocabularies(study.tokenizer, study.teacher_tokenizer, aligned=study.alignment in ("crossing", "uld"))
+        return Vocabularies(study.tokenizer, study.teacher_tokenizer, crossing_of(study.teacher))
 
     @cached_property
     def teacher_name(self) -> str:
-        """What tells the teacher from another."""
-        return teacher_identity(_inner(self.teacher))
+        """What tells the teacher from another, as students are compared with it."""
+        return teacher_identity(_inner(self.teacher) if self.compared is None else self.compared)
 
     def lessons(self) -> Lessons:
         """The data with completions; what is missing of them is written."""
@@ -188,10 +191,9 @@ class Work:
 
     def _exam(self, lessons: Lessons) -> Exam:
         study = self.study
-        comparable = study.alignment in ("same", "crossing")
         return Exam(
             test=lessons.data.test,
-            teacher=RememberedScores(self.teacher) if comparable else None,
+            teacher=RememberedScores(self.compared) if self.compared is not None else None,
             score=study.score,
             samples=study.samples,
             sample_tokens=study.sample_tokens,
@@ -269,13 +271,15 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
     check_folder(folder)
     student = check_student(study.student, study.seed_list[0])
     _expect_tokens(student, study.data)
+    check_meeting(study)
     eos = study.eos
     if eos is None:
         eos = eos_ids(study.tokenizer, getattr(student, "generation_config", None))
     work = Work(study, folder, progress, study.teacher, None, eos)
     probe = probe_of(study.data.train, eos[0], work.vocabularies)
     teacher, class_map = _sharing(study, student, probe)
-    work = replace(work, teacher=teacher, class_map=class_map)
+    compared = compared_with(study, teacher, student, probe)
+    work = replace(work, teacher=teacher, class_map=class_map, compared=compared)
     check_training(study.training, "training", student, as_objective(study.objective), probe, probe)
     with tempfile.TemporaryDirectory() as aside:
         for arm, lesson in study.lessons.items():
