@@ -109,6 +109,10 @@ class Completions:
         other = self.teacher_completions
         return other if reader == "teacher" and other is not None else self.completions
 
+    def lengths(self, reader: Reader) -> Tensor:
+        """How many tokens a model reads of each example, int64 ``[B]``."""
+        return self.prompts_of(reader).lengths + self.completions_of(reader).lengths - 1
+
     def ids(self) -> Tensor:
         """Content ids int64 ``[B]``, of what the teacher sees: examples that look alike to it have the same answers."""
         prompts, completions = self.prompts_of("teacher"), self.completions_of("teacher")
@@ -141,7 +145,7 @@ class CompletionView:
 
     def __call__(self, inputs: Completions, draws: object, /) -> Seen:  # noqa: ARG002
         prompts, completions = inputs.prompts_of(self.reader), inputs.completions_of(self.reader)
-        lengths = prompts.lengths + completions.lengths - 1
+        lengths = inputs.lengths(self.reader)
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         whole = _joined(prompts, completions)
         if self.layout == "padded":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import __version__
-from tutelage.data import Batch, TransferSet, hex_id
+from tutelage.data import Batch, Completions, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.labels import Form, LabelStore, LabelWriter
 from tutelage.labels.manifest import Manifest, read_manifest
@@ -183,7 +183,10 @@ class _Asking:
         return int(each.sum()) * (1 if views is None else len(views))
 
     def answers(self, places: Tensor, view: int | None) -> Iterator[tuple[Batch, Signals, Tensor]]:
-        """Batch, answer and rows of each example, for these examples."""
+        """Batch, answer and rows of each example, for these examples; texts of like length together, since padding is computed too."""
+        inputs = self.transfer_set.inputs
+        if isinstance(inputs, Completions):
+            places = places[inputs.lengths("teacher")[places].argsort(stable=True)]
         while len(places):
             now, places = places[: self.batch_size], places[self.batch_size :]
             yield self._ask(now, view)
