@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -164,9 +166,14 @@ class PythonScore:
     fraction: bool = True
 
     def describe(self) -> dict[str, Any]:
-        """What decides it; the function by its name."""
+        """What decides it; the function by its name and a hash of its lines, where they can be read."""
         function = getattr(self.function, "__qualname__", type(self.function).__name__)
-        return {"name": self.name, "function": function, "max_new_tokens": self.max_new_tokens}
+        said = {"name": self.name, "function": function, "max_new_tokens": self.max_new_tokens}
+        try:
+            lines = inspect.getsource(self.function)
+        except (OSError, TypeError):
+            return said
+        return {**said, "lines": sha256(lines.encode()).hexdigest()[:16]}
 
     def __call__(self, speaker: Speaker, prompts: Ragged, rows: Sequence[Row]) -> Floats:
         """The function's number for each example ``[N]``.
