@@ -28,6 +28,7 @@ from tutelage.studies.language.gates import LanguageGates
 from tutelage.studies.language.generating import GENERATED, Generation
 from tutelage.studies.language.lessons import Lessons
 from tutelage.studies.language.recording import TEACHER, Findings, assemble_language
+from tutelage.studies.language.training import LanguageRun
 from tutelage.studies.language.work import Work, begin
 from tutelage.studies.records import provenance
 from tutelage.studies.setting import alone_in
@@ -74,7 +75,8 @@ class LanguageStudy:
         teacher_tokenizer: where it is another one than the student's.
         teacher_speaker: who writes and scores in the teacher's place; None for its own model.
         alignment: how the teacher's vocabulary meets the student's: ``same``; ``crossing``, where ``teacher`` gives distributions in
-            the student's; ``uld``; or ``text``, where they meet in text alone. With the last two no per-token KL can be told.
+            the student's; ``uld``, where it gives sorted probabilities; or ``text``, where they meet in text alone, and no per-token KL
+            can be told.
         eos: tokens that end what the student writes; None for what its tokenizer and model say.
         batch_size: examples in a call when models are measured.
         title: of the page.
@@ -310,11 +312,11 @@ class LanguageStudy:
             assert written is not None
             return written.summary
 
-    def _findings(self, work: Work, lessons: Lessons, runs: Mapping[str, Any]) -> Findings:
+    def _findings(self, work: Work, lessons: Lessons, runs: Mapping[str, Sequence[LanguageRun]]) -> Findings:
         cost, context = work.costs(lessons)
         return Findings(
             runs=runs,
-            descriptions={arm: self._describe(arm) for arm in runs},
+            descriptions={arm: self._describe(arm) + self._unshown(arm, runs[arm]) for arm in runs},
             data=lessons.data,
             learnt=lessons.shown(self.author(JUDGED), "student"),
             author=self.author(JUDGED),
@@ -348,6 +350,10 @@ class LanguageStudy:
         if lesson.shows == "teacher":
             said.append("shown the teacher's full prompt in training, and asked with its own")
         return ", ".join(said)
+
+    def _unshown(self, arm: str, runs: Sequence[LanguageRun]) -> str:
+        silent = arm == TEACHER and self.samples > 0 and not runs[0].measured.answers
+        return "; it does not write here, and no sample of it is shown" if silent else ""
 
     def _described(self) -> Json:
         """What can be said of a study that was made in Python, as a config would."""
