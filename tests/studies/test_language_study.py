@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tutelage import KL, CrossEntropy
 from tutelage.errors import CheckpointError, ConfigError, TutelageError
 from tutelage.evaluation.language import token_fidelity
-from tutelage.evaluation.task_score import ExactMatch
+from tutelage.evaluation.task_score import ExactMatch, PythonScore
 from tutelage.models.writing import Sampling
 from tutelage.studies import Labels
 from tutelage.studies.language import Filters, Generation, LanguageArm, LanguageGates, costing
-from tutelage.teachers import ModuleTeacher
+from tutelage.studies.language.speaking import ModuleSpeaker, SignalSpeaker
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher
+from tutelage.training import DistillationTrainer
 from tutelage.training.on_policy import OnPolicy
 
 SHORT = {**TRAINING, "num_train_epochs": 2}
@@ -103,16 +105,37 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, dict[str, Any]]) -> No
     ("changes", "said"),
     [
         ({"objective": KL(temperature=2.0)}, "objective"),
-        ({"score": ExactMatch("kind")}, "measured"),
         ({"data": data(view="a {}")}, "test_set"),
         ({"teacher": ModuleTeacher(llama(9, width=32))}, "compared with"),
-        ({"samples": 1}, "measured"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(changes: Any, said: str, done: tuple[Path, dict[str, Any]]) -> None:
-    """Arms measured otherwise, or on other prompts, would be compared as if they were alike."""
+    """Arms taught otherwise, or tested on other prompts, would be compared as if they were alike."""
     with pytest.raises(CheckpointError, match=said):
         study(**changes).run(done[0])
+
+
+def test_another_score_is_asked_of_the_students_that_are_there(
+    done: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, a forgotten score would cost every training again; taken from the old record, it would be another question's answer."""
+    folder = tmp_path / "copy"
+    shutil.copytree(done[0], folder)
+    monkeypatch.setattr(DistillationTrainer, "train", lambda *_, **__: pytest.fail("trained again"))
+    half = PythonScore(lambda text, row: 0.5 * (text == row["kind"]), max_new_tokens=4)
+    other = {"score": half, "samples": 1}
+    result = study(**other).run(folder)
+    for arm in ("teacher", "untouched", "sft", "kd"):
+        before, after = done[1]["arms"][arm]["mean"], result["arms"][arm]["mean"]
+        assert after["nll"] == pytest.approx(before["nll"], rel=1e-5)
+        assert result["arms"][arm]["seeds"][0]["steps"] == done[1]["arms"][arm]["seeds"][0]["steps"]
+    assert result["arms"]["kd"]["mean"]["score"] == pytest.approx(0.5 * done[1]["arms"]["kd"]["mean"]["score"])
+    assert len(result["samples"]) == 1
+    records = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
+    assert study(**other).run(folder)["arms"] == result["arms"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")} == records
+    back = study().run(folder)
+    assert back["arms"]["kd"]["mean"]["score"] == done[1]["arms"]["kd"]["mean"]["score"]
 
 
 def test_damage_is_noticed(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -206,7 +229,8 @@ def test_adapters_are_saved_by_themselves_and_merged_in(tmp_path: Path) -> None:
         model.load_state_dict(base)
         return with_lora(model, r=4)
 
-    result = study(student=adapted, arms=("untouched", "kd"), seeds=1, training=SHORT).run(tmp_path)
+    settings: dict[str, Any] = {"student": adapted, "arms": ("untouched", "kd"), "seeds": 1, "training": SHORT}
+    result = study(**settings).run(tmp_path)
     where = tmp_path / "kd" / "seed-0"
     plain = AutoModelForCausalLM.from_pretrained(where).eval()
     test = data().test.set
@@ -214,6 +238,8 @@ def test_adapters_are_saved_by_themselves_and_merged_in(tmp_path: Path) -> None:
     found = token_fidelity(plain, ModuleTeacher(knowing()), test)
     assert found.means["kl"] == pytest.approx(result["arms"]["kd"]["mean"]["kl"], rel=1e-3, abs=1e-5)
     assert not any("lora" in name for name in plain.state_dict())
+    again = study(**settings, samples=1).run(tmp_path)["arms"]["kd"]["mean"]
+    assert again["kl"] == pytest.approx(result["arms"]["kd"]["mean"]["kl"], rel=1e-3, abs=1e-5)
     assert (where / "adapter" / "adapter_model.safetensors").is_file()
     assert result["arms"]["kd"]["mean"]["kl"] < result["arms"]["untouched"]["mean"]["kl"]
 
@@ -257,6 +283,43 @@ def test_vocabularies_padded_differently_share_their_tokens(tmp_path: Path) -> N
     result = study(teacher=ModuleTeacher(wide), arms=("kd",), seeds=1, training=SHORT).run(tmp_path)
     plain = study(arms=("kd",), seeds=1, training=SHORT).run(tmp_path / "plain")
     assert result["arms"]["kd"]["mean"]["kl"] == pytest.approx(plain["arms"]["kd"]["mean"]["kl"], rel=1e-3)
+
+
+def test_an_ensemble_is_scored_through_what_it_says(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Without its score a study of an ensemble had no gap to close, and its verdict no teacher to be held against."""
+    members = [knowing(), llama(9, width=32)]
+    ensemble = EnsembleTeacher(members, [3, 1])
+    prompts = data().test.taught_prompts
+    choices = ["beast", "meal town", "town : b1"]
+    found = SignalSpeaker(ensemble, tokenizer(), batch_size=5).choice_scores(prompts, choices)
+    alone = SignalSpeaker(ModuleTeacher(knowing()), tokenizer()).choice_scores(prompts, choices)
+    torch.testing.assert_close(
+        alone.float(), ModuleSpeaker(knowing(), tokenizer(), [1]).choice_scores(prompts, choices), rtol=1e-4, atol=1e-4
+    )
+    for row, column in ((0, 1), (7, 2)):
+        words = tokenizer().encode(choices[column])
+        ids = torch.tensor([[*prompts.lists()[row], *words]])
+        with torch.no_grad():
+            first, second = (member(input_ids=ids).logits[0, -len(words) - 1 : -1].softmax(-1) for member in members)
+        mixed = (0.75 * first + 0.25 * second).log()
+        assert float(found[row, column]) == pytest.approx(float(mixed[range(len(words)), words].sum()), rel=1e-4)
+    result = study(teacher=ensemble, arms=("untouched", "kd"), seeds=1, training=ONE_STEP).run(tmp_path)
+    assert result["arms"]["teacher"]["mean"]["score"] > 0.9
+    assert result["gap"]["teacher"] == result["arms"]["teacher"]["mean"]["score"]
+    assert "no sample of it is shown" in result["arms"]["teacher"]["description"]
+    assert set(result["samples"][0]["answers"]) == {"untouched", "kd"}
+    written = {"completions": "teacher", "generation": Generation(Sampling(3))}
+    with pytest.raises(ConfigError, match="EnsembleTeacher cannot: it has no model of its own"):
+        study(teacher=ensemble, **written).generate(tmp_path / "written")
+
+
+def test_a_score_of_texts_is_not_made_up_for_a_teacher_that_writes_none(tmp_path: Path) -> None:
+    """A 0 in its place would let every student pass as better than its teacher."""
+    ensemble = EnsembleTeacher([knowing()])
+    made = study(teacher=ensemble, arms=("kd",), seeds=1, training=ONE_STEP, score=ExactMatch("kind", max_new_tokens=4))
+    result = made.run(tmp_path)
+    assert "score" not in result["arms"]["teacher"]["mean"]
+    assert "score" in result["arms"]["kd"]["mean"]
 
 
 @pytest.mark.parametrize(

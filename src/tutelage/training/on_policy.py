@@ -79,7 +79,7 @@ def refuse_on_policy(
     if plan.share == 0:
         return
     labelled = [component.name for component in objective.components if "labels" in component.term.needs]
-    bound = _bound_to_given(teacher)
+    bound = bound_to_given(teacher)
     inputs = data.inputs
     renumbered = class_map is not None and any(
         isinstance(side, Tensor) for side in (class_map.student, class_map.teacher)
@@ -197,12 +197,12 @@ class StudentWriter(TrainerCallback):
         return {**said, "on_policy_finished": finished / completions} if completions else said
 
 
-def _bound_to_given(teacher: Teacher | None) -> Teacher | None:
+def bound_to_given(teacher: Teacher | None) -> Teacher | None:
     """The teacher, or member of it, that has answers to given examples alone."""
     if isinstance(teacher, StoredTeacher | MemoryTeacher):
         return teacher
     members = teacher.members if isinstance(teacher, EnsembleTeacher) else ()
-    return next((member for member in members if _bound_to_given(member) is not None), None)
+    return next((member for member in members if bound_to_given(member) is not None), None)
 
 
 def _two_vocabularies(inputs: Any) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ from tutelage.evaluation.language import TokenSums, teacher_sums, token_fidelity
 from tutelage.evaluation.task_score import Speaker, TaskScore
 from tutelage.signals import ClassMap
 from tutelage.studies.language.data import Split
-from tutelage.studies.language.speaking import ModuleSpeaker
+from tutelage.studies.language.speaking import ModuleSpeaker, UnansweredError
 from tutelage.teachers import Teacher
 
-MEASURED = "measured.safetensors"
+#: The numbers' file; of which score they are stands in its name, so that those of another one never lie under it.
+MEASURED = "measured"
 
 Json = dict[str, Any]
 
@@ -46,24 +50,24 @@ class Measured:
         found = dict(self.sums.means) if self.sums is not None else {}
         return {**found, "score": float(self.scores.mean())} if self.scores is not None else found
 
-    def save(self, folder: Path, ids: torch.Tensor) -> None:
-        """Keep the numbers in a folder, with the test examples they are of."""
+    def save(self, path: Path, ids: torch.Tensor) -> None:
+        """Keep the numbers in a file, with the test examples they are of."""
         arrays = self.sums.arrays if self.sums is not None else {}
         scores = {"score": self.scores} if self.scores is not None else {}
-        save_file({"ids": ids.numpy(), **arrays, **scores}, str(folder / MEASURED))
+        save_file({"ids": ids.numpy(), **arrays, **scores}, str(path))
 
     @staticmethod
-    def load(folder: Path, answers: Sequence[str], ids: torch.Tensor) -> Measured:
+    def load(path: Path, answers: Sequence[str], ids: torch.Tensor) -> Measured:
         """What :meth:`save` left.
 
         Raises:
             CheckpointError: the numbers are of other test examples.
         """
-        found = load_file(str(folder / MEASURED))
+        found = load_file(str(path))
         if not np.array_equal(found.pop("ids"), ids.numpy()):
             raise CheckpointError(
-                f"{folder} was tested on other examples than the test split holds now: its numbers would be paired with other examples'; "
-                "bring back the data of the run, or run the study again"
+                f"{path.parent} was tested on other examples than the test split holds now: its numbers would be paired with other "
+                "examples'; bring back the data of the run, or run the study again"
             )
         scores = found.pop("score", None)
         return Measured(TokenSums(**found) if found else None, scores, answers)
@@ -104,6 +108,12 @@ class Exam:
             "samples": f"{min(self.samples, len(self.test))} of at most {self.sample_tokens} tokens",
         }
 
+    @property
+    def file(self) -> str:
+        """What its numbers are called in the folder of whoever was asked."""
+        asked = sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+        return f"{MEASURED}-{asked[:8]}.safetensors"
+
     def of_student(self, student: nn.Module, speaker: ModuleSpeaker) -> Measured:
         """Ask a student, with its own prompts."""
         assert self.test.set is not None
@@ -120,6 +130,11 @@ class Exam:
 
     def _spoken(self, speaker: Speaker, *, teacher: bool) -> tuple[Floats | None, list[str]]:
         prompts = self.test.taught_prompts if teacher else self.test.prompts
-        scores = self.score(speaker, prompts, self.test.rows) if self.score is not None else None
+        scores: Floats | None = None
+        answers: list[str] = []
+        with suppress(UnansweredError):
+            scores = self.score(speaker, prompts, self.test.rows) if self.score is not None else None
         shown = prompts.take(torch.arange(min(self.samples, len(prompts))))
-        return scores, speaker.texts(shown, self.sample_tokens) if len(shown) else []
+        with suppress(UnansweredError):
+            answers = speaker.texts(shown, self.sample_tokens) if len(shown) else []
+        return scores, answers

@@ -161,15 +161,18 @@ def _comparisons(values: Mapping[str, Mapping[str, Values]]) -> list[Json]:
 
 
 def _gap(values: Mapping[str, Mapping[str, Values]], metric: str) -> Json | None:
-    """How far each arm has gone from the untouched student to the teacher; the teacher's KL to itself is 0."""
+    """How far each arm has gone from the untouched student to the teacher, where that one is the better; the teacher's KL to itself is
+    0."""
     start = values.get(UNTOUCHED, {}).get(metric)
     goal = values.get(TEACHER, {}).get(metric)
     if metric == "kl" and start is not None:
         goal = np.zeros_like(start)
     if start is None or goal is None:
         return None
+    # an arm that goes all the way to a worse teacher has closed nothing
+    better = float(goal.mean() - start.mean()) * (1 if COMPARED[metric] else -1) > 0
     shares = {
-        arm: share_closed(each[metric], start, goal)
+        arm: share_closed(each[metric], start, goal) if better else None
         for arm, each in values.items()
         if arm not in (TEACHER, UNTOUCHED) and metric in each
     }

@@ -9,10 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Ragged
-from tutelage.errors import ConfigError
+from tutelage.data import Completions, Ragged, TransferSet
+from tutelage.errors import ConfigError, TeacherError
+from tutelage.evaluation.language import teacher_sums
 from tutelage.models.scoring import choice_scores
 from tutelage.models.writing import Sampling, Written, write
+from tutelage.signals import SparseTargets
+from tutelage.teachers import Teacher
 
 _BATCH = 16
 
@@ -64,6 +67,59 @@ class ModuleSpeaker:
             ConfigError: a choice without a token; one whose tokens begin another one.
         """
         return choice_scores(self.model, prompts, choice_tokens(self.tokenizer, choices))
+
+
+class UnansweredError(TeacherError):
+    """A teacher was asked what it has no way to say."""
+
+
+@dataclass(frozen=True, eq=False)
+class SignalSpeaker:
+    """A teacher of which no more is known than its distribution at each token of a given text: an ensemble, or one of the user's own.
+
+    Args:
+        teacher: it.
+        tokenizer: its own.
+        batch_size: examples in a call.
+    """
+
+    teacher: Teacher
+    tokenizer: Any
+    batch_size: int = _BATCH
+
+    def texts(self, prompts: Ragged, max_new_tokens: int) -> list[str]:  # noqa: ARG002
+        """Nothing.
+
+        Raises:
+            UnansweredError: always.
+        """
+        raise UnansweredError(
+            f"{type(self.teacher).__name__} says how likely the tokens of given texts are, and has no model of its own to write with: let "
+            "one model write, or score by choices"
+        )
+
+    def choice_scores(self, prompts: Ragged, choices: Sequence[str]) -> Tensor:
+        """Log-probability ``[B, K]``, nats, of each choice after each prompt, each read as a completion of its own.
+
+        Raises:
+            ConfigError: a choice without a token; one whose tokens begin another one.
+            UnansweredError: the teacher does not tell the probability of every token.
+        """
+        columns: list[Tensor] = []
+        for tokens in choice_tokens(self.tokenizer, choices):
+            asked = TransferSet.of_completions(Completions(prompts, Ragged.of([tokens] * len(prompts))))
+            self._expect_dense(asked)
+            nll = teacher_sums(self.teacher, asked, self.batch_size).nll
+            assert nll is not None  # all classes are told
+            columns.append(torch.from_numpy(-nll))
+        return torch.stack(columns, dim=1)
+
+    def _expect_dense(self, asked: TransferSet) -> None:
+        said = self.teacher.signals(asked.batch(torch.arange(1))).logits
+        if said is None or isinstance(said, SparseTargets):
+            raise UnansweredError(
+                f"{type(self.teacher).__name__} tells of some tokens alone, and a choice may hold another one: its score would be a guess"
+            )
 
 
 def texts_of(tokenizer: Any, completions: Ragged) -> list[str]:

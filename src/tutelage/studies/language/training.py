@@ -6,18 +6,18 @@ import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 
 from tutelage.data import TransferSet
 from tutelage.errors import CheckpointError
 from tutelage.files import sha256_of, write_atomically
-from tutelage.models.saving import save_student
+from tutelage.models.saving import load_student, save_student
 from tutelage.objectives import Objective
 from tutelage.signals import NO_LABEL, ClassMap
 from tutelage.studies.arm import (
@@ -30,7 +30,7 @@ from tutelage.studies.arm import (
     clear_workings,
     weights_digest,
 )
-from tutelage.studies.language.measuring import Exam, Measured
+from tutelage.studies.language.measuring import MEASURED, Exam, Measured
 from tutelage.studies.language.speaking import ModuleSpeaker
 from tutelage.studies.teaching import listens
 from tutelage.teachers import Teacher
@@ -89,6 +89,21 @@ class LanguageRun:
 
 
 @dataclass(frozen=True)
+class Done:
+    """What an arm left that is done.
+
+    Args:
+        run: it; of another exam, with what that one found.
+        fingerprint: what decided its weights.
+        asked: whether this very exam was what it was asked.
+    """
+
+    run: LanguageRun
+    fingerprint: Mapping[str, Any]
+    asked: bool
+
+
+@dataclass(frozen=True)
 class LanguagePlan:
     """Everything that decides one arm with one seed.
 
@@ -132,7 +147,8 @@ class LanguagePlan:
 
 
 def run_language_arm(plan: LanguagePlan, exam: Exam, progress: Progress) -> LanguageRun:
-    """Train one arm with one seed, or continue it, or read what it left if it is done.
+    """Train one arm with one seed, or continue it, or read what it left if it is done; its student is asked again where the exam is
+    another one.
 
     Raises:
         CheckpointError: it was begun or done with other settings; the message shows the difference.
@@ -144,11 +160,12 @@ def run_language_arm(plan: LanguagePlan, exam: Exam, progress: Progress) -> Lang
     trainer = language_trainer(plan, student)
     identity = trainer.identify()
     if done is not None:
-        run, before = done
         clear_workings(plan.folder)  # the trainer made its folder anew
-        compare_runs(before, identity, plan.folder)
+        compare_runs(done.fingerprint, identity, plan.folder)
+        if not done.asked:
+            return _asked_anew(plan, done, student, exam, progress)
         progress.finished(plan.name, "done in an earlier run")
-        return run
+        return done.run
     trainer.add_callback(Reporter(plan.name, progress))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=True)
@@ -170,6 +187,16 @@ def run_language_arm(plan: LanguagePlan, exam: Exam, progress: Progress) -> Lang
     save_language_student(student, plan.folder, plan.tokenizer)
     commit_language_run(run, identity, exam)
     progress.finished(plan.name, f"{in_words(run.measured)} after {steps} steps, {run.seconds:.0f} s")
+    return run
+
+
+def _asked_anew(plan: LanguagePlan, done: Done, fresh: nn.Module, exam: Exam, progress: Progress) -> LanguageRun:
+    """The run of a student that is done, with what another exam finds of it."""
+    progress.started(plan.name, 1, 0)
+    student = load_language_student(fresh, plan.folder)
+    run = replace(done.run, measured=exam.of_student(student, plan.speaker(student)))
+    commit_language_run(run, done.fingerprint, exam)
+    progress.finished(plan.name, f"{in_words(run.measured)}, trained in an earlier run")
     return run
 
 
@@ -204,8 +231,28 @@ def save_language_student(student: nn.Module, folder: Path, tokenizer: Any) -> N
     save_student(student, folder, tokenizer)
 
 
-def read_language_arm(folder: Path, exam: Exam) -> tuple[LanguageRun, Mapping[str, Any]] | None:
-    """What an arm left, with its fingerprint; None where it is not done."""
+def load_language_student(fresh: nn.Module, folder: Path) -> nn.Module:
+    """What :func:`save_language_student` left, in eval mode; adapters merged in.
+
+    Args:
+        fresh: an untrained student of the same making, whose weights may be replaced.
+        folder: where it lies.
+    """
+    if hasattr(fresh, "peft_config"):
+        from tutelage.models.adapters import merged
+
+        fresh = merged(fresh)
+    if isinstance(fresh, PreTrainedModel):
+        return type(fresh).from_pretrained(folder, dtype=fresh.dtype).eval()
+    return load_student(fresh, folder).eval()
+
+
+def read_language_arm(folder: Path, exam: Exam) -> Done | None:
+    """What an arm left; None where it is not done.
+
+    Raises:
+        CheckpointError: its files are not what was written, or it was tested on other examples.
+    """
     path = folder / RECORD
     if not path.is_file():
         return None
@@ -214,29 +261,36 @@ def read_language_arm(folder: Path, exam: Exam) -> tuple[LanguageRun, Mapping[st
         for name, digest in record["files"].items():
             if sha256_of(folder / name) != digest:
                 raise ValueError(f"{name} is not what was written, its hash differs")
-        measured = Measured.load(folder, record["answers"], exam.ids)
+        numbers = next(name for name in record["files"] if _holds_numbers(name))
+        measured = Measured.load(folder / numbers, record["answers"], exam.ids)
         known = {
             name: record[name] for name in ("arm", "seed", "seconds", "steps", "tokens", "generation_share", "log")
         }
-        return LanguageRun(**known, measured=measured, folder=folder), record["fingerprint"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        run = LanguageRun(**known, measured=measured, folder=folder)
+        # once a fact among them: what is asked of a student that is done decides none of its weights
+        decisive = {name: fact for name, fact in record["fingerprint"].items() if name != "measured"}
+        return Done(run, decisive, asked=numbers == exam.file)
+    except (OSError, ValueError, KeyError, StopIteration, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} is damaged ({error}): what it says could not be trusted; remove {folder} to have it made anew"
         ) from error
 
 
 def commit_language_run(run: LanguageRun, fingerprint: Mapping[str, Any], exam: Exam) -> None:
-    """Write what an arm left; from then on it is done."""
+    """Write what an arm left; from then on it is done. What another exam found before stays until the record names the new file."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.measured.save(run.folder, exam.ids)
+    run.measured.save(run.folder / exam.file, exam.ids)
     known = {name: value for name, value in vars(run).items() if name not in ("measured", "folder")}
     record = {
         **known,
         "answers": list(run.measured.answers),
         "fingerprint": dict(fingerprint),
-        "files": {name: sha256_of(run.folder / name) for name in _files(run.folder)},
+        "files": {name: sha256_of(run.folder / name) for name in _files(run.folder, exam)},
     }
     write_atomically(run.folder / RECORD, json.dumps(record, indent=1, sort_keys=True))
+    for path in run.folder.iterdir():
+        if _holds_numbers(path.name) and path.name != exam.file:
+            path.unlink()
     clear_workings(run.folder)
 
 
@@ -249,11 +303,16 @@ def in_words(measured: Measured) -> str:
     return ", ".join(said) or "measured"
 
 
-def _files(folder: Path) -> Sequence[str]:
+def _files(folder: Path, exam: Exam) -> Sequence[str]:
     """Everything that is left for good, by its path in the folder."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != RECORD)
     names = (path.relative_to(folder) for path in paths)
-    return [name.as_posix() for name in names if name.parts[0] != CHECKPOINTS]
+    kept = (name for name in names if name.parts[0] != CHECKPOINTS)
+    return [name.as_posix() for name in kept if not _holds_numbers(str(name)) or str(name) == exam.file]
+
+
+def _holds_numbers(name: str) -> bool:
+    return name.startswith(MEASURED) and name.endswith(".safetensors")
 
 
 def _tokens(plan: LanguagePlan, epochs: float, log: Sequence[Mapping[str, Any]]) -> int:

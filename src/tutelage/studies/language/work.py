@@ -29,7 +29,7 @@ from tutelage.studies.language.lessons import Lessons, Vocabularies, prepare_les
 from tutelage.studies.language.measuring import Exam
 from tutelage.studies.language.meeting import check_meeting, compared_with, crossing_of
 from tutelage.studies.language.recording import TEACHER
-from tutelage.studies.language.speaking import ModuleSpeaker, Writer
+from tutelage.studies.language.speaking import ModuleSpeaker, SignalSpeaker, Writer
 from tutelage.studies.language.training import (
     LanguagePlan,
     LanguageRun,
@@ -45,6 +45,7 @@ from tutelage.studies.teaching import teacher_identity
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training.checkpoints import compare_fingerprints
 from tutelage.training.listening import first_signals
+from tutelage.training.on_policy import bound_to_given
 
 if TYPE_CHECKING:
     from tutelage.studies.language.study import LanguageStudy
@@ -92,8 +93,8 @@ class Work:
         facts = {"teacher": teacher_fact(_inner(self.teacher)), "eos": _plain_eos(speaker)} if self._writes else {}
         if self._writes and not isinstance(speaker, Writer):
             raise ConfigError(
-                f"the teacher is to write completions, and {type(_inner(self.teacher)).__name__} cannot: give a local model, or "
-                "teacher_speaker"
+                f"the teacher is to write completions, and {type(_inner(self.teacher)).__name__} cannot: it has no model of its own, only "
+                "what it says about given texts; let one model write (as the teacher, or as teacher_speaker), or give completions"
             )
         return prepare_lessons(
             study.data,
@@ -135,12 +136,7 @@ class Work:
         """Every arm, the teacher and the untouched student among them; what is done is read."""
         study = self.study
         exam = self._exam(lessons)
-        facts = {
-            **study.fingerprint,
-            **lessons.held_out,
-            "measured": exam.describe(),
-            "compared with": self.teacher_name,
-        }
+        facts = {**study.fingerprint, **lessons.held_out, "compared with": self.teacher_name}
         found = {TEACHER: [self._asked(TEACHER, None, self.folder / TEACHER, exam, facts)]}
         if UNTOUCHED in study.arms:
             seed = study.seed_list[0]
@@ -176,14 +172,14 @@ class Work:
 
     @property
     def teacher_speaker(self) -> Speaker | None:
-        """The teacher as one that can be asked; None where it cannot."""
+        """The teacher as one that can be asked; None where it has answers about given completions alone."""
         study = self.study
         if study.teacher_speaker is not None:
             return study.teacher_speaker
-        model = _model_of(self.teacher)
+        model, tokenizer = _model_of(self.teacher), study.teacher_tokenizer or study.tokenizer
         if model is None:
-            return None
-        tokenizer = study.teacher_tokenizer or study.tokenizer
+            inner = _inner(self.teacher)
+            return SignalSpeaker(inner, tokenizer, study.batch_size) if bound_to_given(inner) is None else None
         batch_size = study.generation.batch_size if study.generation is not None else study.batch_size
         return ModuleSpeaker(
             model, tokenizer, eos_ids(tokenizer, getattr(model, "generation_config", None)), batch_size
@@ -208,8 +204,9 @@ class Work:
             facts = {**facts, "initial_weights": weights_digest(student)}
         done = read_language_arm(folder, exam)
         if done is not None:
-            compare_fingerprints(done[1], facts, folder)
-            return done[0]
+            compare_fingerprints(done.fingerprint, facts, folder)
+            if done.asked:
+                return done.run
         self.progress.started(_name(arm), 1, 0)
         if student is not None:
             measured = exam.of_student(student, self.speaker(student))
