@@ -1,0 +1,55 @@
+"""What a language study's record says of its arms: the gap to the teacher, and how wide intervals are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from language_tiny import data, study
+
+from tutelage.evaluation.language import TokenSums
+from tutelage.evaluation.task_score import ExactMatch
+from tutelage.studies.language import LanguageGates
+from tutelage.studies.language.measuring import Measured
+from tutelage.studies.language.recording import Findings, assemble_language
+from tutelage.studies.language.training import LanguageRun
+
+NO_GATES: dict[str, Any] = dict.fromkeys(vars(LanguageGates()))
+
+
+def recorded(scores: dict[str, Any], nll: dict[str, Any] | None = None, **limits: float) -> dict[str, Any]:
+    """The record of a study whose arms were found to have these scores ``[S, N]``, and negative log-likelihoods of two tokens each."""
+    held_out = data()
+    assert held_out.train.set is not None
+
+    def run(arm: str, seed: int) -> LanguageRun:
+        each = np.asarray(scores[arm][seed], dtype=np.float64)
+        sums = None if nll is None else TokenSums(np.full(len(each), 2), np.asarray(nll[arm][seed], dtype=np.float64))
+        return LanguageRun(arm, seed, 1.0, 1, 1, None, [], Measured(sums, each, []), Path())
+
+    return assemble_language(
+        Findings(
+            runs={arm: [run(arm, seed) for seed in range(len(each))] for arm, each in scores.items()},
+            descriptions=dict.fromkeys(scores, ""),
+            data=held_out,
+            learnt=held_out.train.set,
+            author="data",
+            score=ExactMatch("kind"),
+            gates=LanguageGates(**{**NO_GATES, **limits}),
+            cost={},
+            context=None,
+            tokenizers=(study().tokenizer, study().tokenizer),
+        )
+    )
+
+
+@pytest.mark.parametrize(("untouched", "teacher", "closed"), [(0.55, 0.8, 1.0), (0.8, 0.55, None)])
+def test_there_is_no_gap_to_a_worse_teacher(untouched: float, teacher: float, closed: float | None) -> None:
+    """A student as bad as a teacher that is worse than the untouched one would have closed all of the gap, and be shipped for it."""
+    draws = np.random.default_rng(0).random(600)
+    levels = {"teacher": [teacher], "untouched": [untouched], "kd": [teacher] * 3}
+    scores = {arm: [(draws < level) * 1.0 for level in each] for arm, each in levels.items()}
+    found = recorded(scores, gap_closed=0.9)
+    assert found["gap"]["closed"] == (pytest.approx(closed) if closed is not None else None)
+    assert found["gap"]["arms"]["kd"]["closed"] == found["gap"]["closed"]
+    assert found["verdict"]["decision"] == ("ship" if closed is not None else "hold")
