@@ -123,11 +123,13 @@ def test_a_key_in_a_url_or_in_the_place_of_a_variables_name_is_refused_without_b
     """The message goes to logs: it must not hold the secret that it is about."""
     for remote in (
         {"url": "https://me:sk-secret@host/v1", "model": "m"},
+        {"url": "me:sk-secret@host/v1", "model": "m"},
         {"url": "https://host", "model": "m", "key_env": "sk-secret"},
     ):
         message = mistake(teacher={"remote": remote})
         assert "sk-secret" not in message
         assert "environment variable" in message
+    assert "sk-secret" not in mistake(teacher={"remote": {"url": "host/v1?key=sk-secret", "model": "m"}})
 
 
 def test_an_objective_on_its_own_is_short_for_an_arm() -> None:

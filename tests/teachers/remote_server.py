@@ -17,7 +17,8 @@ CLASSES = 40
 KEY = "sk-secret-of-the-tests"
 END = 1
 
-#: What becomes of one request: ("status", code, headers, text), ("drop",), ("cut",), ("hang", seconds), ("drip", seconds), ("html",).
+#: What becomes of one request: ("status", code, headers, text), ("drop",), ("cut",), ("hang", seconds), ("drip", seconds), ("html",),
+#: ("raw", code, body).
 Trouble = tuple[Any, ...]
 
 
@@ -139,6 +140,8 @@ def serving() -> Generator[FakeServer]:
                 self._say(trouble[1], trouble[3] if len(trouble) > 3 else {"error": {"message": "not now"}}, trouble[2])
             elif kind == "html":
                 self._send(200, b"<html>Bad gateway</html>", {})
+            elif kind == "raw":
+                self._send(trouble[1], trouble[2], {})
             elif kind == "hang":
                 time.sleep(trouble[1])
             elif kind in ("cut", "drip"):

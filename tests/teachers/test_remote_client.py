@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import random
@@ -142,6 +143,48 @@ def test_the_key_is_sent_and_nowhere_else(
     )
 
 
+ECHOES = {
+    "no JSON": (200, b"<html>you sent %s</html>"),
+    "cut off JSON": (200, b'{"error": "you sent %s'),
+    "across the cut": (401, b'{"error": {"message": "' + b"x" * 285 + b' %s"}}'),
+    "across the cut, no JSON": (401, b"<p>" + b"x" * 290 + b" %s</p>"),
+    "tried again": (503, b'{"error": {"message": "' + b"x" * 285 + b' %s"}}'),
+    "JSON of another shape": (401, b'[{"sent": "%s"}]'),
+}
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-one/two+three\\four&'five=="])
+@pytest.mark.parametrize(("status", "body"), ECHOES.values(), ids=ECHOES)
+def test_no_part_of_an_echoed_key_is_told(
+    server: FakeServer,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    body: bytes,
+    key: str,
+):
+    """A proxy's error page that shows the request's headers would bring the key into the log, whole or its beginning."""
+    monkeypatch.setenv("TEACHER_KEY", key)
+    written = json.dumps(key)[1:-1] if body[:1] in b"{[" else key
+    server.troubles = [("raw", status, body % written.encode())] * 4
+    with pytest.raises(TeacherError, match="the k") as caught:
+        client_of(server, key_env="TEACHER_KEY").post("/completions", BODY).value()
+    told = caplog.text + str(caught.value) + repr(caught.value)
+    assert len(caplog.records) == (0 if status == 401 else 3)
+    assert key[:6] not in told
+
+
+@pytest.mark.parametrize("key", ["sk-LINE1\nsk-LINE2", "sk-LINE1 sk-LINE2", "sk-…LINE", "sk-\x7fLINE"])
+def test_what_is_no_key_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, key: str):
+    """The standard library's own error for such a header has the whole key in it."""
+    monkeypatch.setenv("TEACHER_KEY", key)
+    with pytest.raises(ConfigError, match=r"'TEACHER_KEY'.*holds no key") as caught:
+        RemoteClient("http://localhost:8000", key_env="TEACHER_KEY")
+    assert "sk-" not in str(caught.value)
+    assert "LINE" not in str(caught.value)
+
+
 def test_a_key_that_is_not_set_is_missed_at_once(monkeypatch: pytest.MonkeyPatch):
     """Without this, a run loads its data and its student before the server says 401."""
     monkeypatch.delenv("TEACHER_KEY", raising=False)
@@ -161,7 +204,18 @@ def test_a_key_over_plain_http_is_warned_of(monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host/v1", "", "http://", f"http://me:{KEY}@host/v1", f"https://host/v1?key={KEY}"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "",
+        "http://",
+        f"http://me:{KEY}@host/v1",
+        f"https://host/v1?key={KEY}",
+        f"me:{KEY}@host/v1",
+        f"host/v1?key={KEY}",
+        f"http://me:{KEY}@[host/v1",
+    ],
 )
 def test_urls_that_cannot_be_kept_are_refused(url: str):
     """A password in a URL is written into each config, log and page; the message must not write it too."""

@@ -6,6 +6,7 @@ The standard library alone: one request is a batch of whole texts, so that a con
 from __future__ import annotations
 
 import email.utils
+import html
 import http.client
 import json
 import logging
@@ -86,7 +87,8 @@ class RemoteClient:
     (400, 401, 403, 404 …, a certificate that does not hold, a redirection) is final. So a call ends after at most
     ``(retries + 1) · timeout + retries · 300`` seconds.
 
-    The key is read from the environment for each request and kept nowhere; in a server's own words it is blacked out.
+    The key is read from the environment for each request and kept nowhere; in a server's own words it is blacked out before anything is
+    cut off or written down.
 
     Args:
         url: of the server, ``http`` or ``https``, with or without ``/v1``.
@@ -96,7 +98,7 @@ class RemoteClient:
 
     Raises:
         ConfigError: no such URL; a user, password or query in it, which would be written into configs and logs; a number that is none;
-            an environment variable that is not set.
+            an environment variable that is not set, or that holds no key.
     """
 
     def __init__(self, url: str, *, key_env: str | None = None, timeout: float = 60.0, retries: int = 5) -> None:
@@ -140,6 +142,11 @@ class RemoteClient:
                 f"key_env names the environment variable {self._key_env!r}, which is not set: the server would refuse every request; "
                 f"export {self._key_env}=…, or leave key_env out for a server without a key"
             )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ConfigError(
+                f"the environment variable {self._key_env!r}, which key_env names, holds no key: a space, a line break or a character "
+                "outside of ASCII stands inside, and no request can carry that; set it to the key alone"
+            )
         return key
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
@@ -174,10 +181,10 @@ class RemoteClient:
         deadline = time.monotonic() + self._timeout
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
-                return _json_of(_read(response, deadline), asked)
+                return _json_of(_read(response, deadline), asked, key)
         except urllib.error.HTTPError as error:
             with error:
-                said = _without(key, _said(error, deadline))
+                said = _said(error, deadline, key)
                 if error.code in _AGAIN or error.code >= http.client.INTERNAL_SERVER_ERROR:
                     return _Failure(f"{error.code} {said}".strip(), _retry_after(error.headers.get("Retry-After")))
                 return Answer(error.code, said, asked)
@@ -211,13 +218,19 @@ def _sleep(seconds: float) -> None:
 
 
 def _root_of(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"url is {url!r}: expected a server's address, such as http://localhost:8000/v1")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.hostname if parts.scheme in ("http", "https") else None
+    except ValueError:
+        parts, host = None, None
+    if parts is None or not host:
+        # whatever stands before an @ or behind a ? may be a password or a key
+        shown = "no address" if any(mark in url for mark in "@?#") else repr(url)
+        raise ConfigError(f"url is {shown}: expected a server's address, such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
-        shown = f"{parts.scheme}://{parts.hostname}"
+        address = f"{parts.scheme}://{host}"
         raise ConfigError(
-            f"the url of {shown} has a user, a password or a query in it: they would be written into configs, logs and reports; put the "
+            f"the url of {address} has a user, a password or a query in it: they would be written into configs, logs and reports; put the "
             "key into an environment variable and name that (key_env)"
         )
     root = url.rstrip("/")
@@ -241,14 +254,14 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
     return b"".join(parts)
 
 
-def _json_of(body: bytes, asked: str) -> Answer | _Failure:
+def _json_of(body: bytes, asked: str, key: str | None) -> Answer | _Failure:
     try:
         return Answer(http.client.OK, json.loads(body), asked)
     except ValueError:
-        return _Failure(f"an answer that is no JSON, or was cut off: {_shown(body)}")
+        return _Failure(f"an answer that is no JSON, or was cut off: {_shown(body, key)}")
 
 
-def _said(error: urllib.error.HTTPError, deadline: float) -> str:
+def _said(error: urllib.error.HTTPError, deadline: float, key: str | None) -> str:
     """A refusal's own words, where it has some."""
     try:
         body = error.read(1 << 16) if time.monotonic() < deadline else b""
@@ -256,20 +269,26 @@ def _said(error: urllib.error.HTTPError, deadline: float) -> str:
         return ""
     try:
         found: Any = json.loads(body)
-        found = found.get("error", found) if isinstance(found, dict) else found
-        found = found.get("message", found) if isinstance(found, dict) else found
-        return str(found)[:_SHOWN]
     except ValueError:
-        return _shown(body)
+        return _shown(body, key)
+    found = found.get("error", found) if isinstance(found, dict) else found
+    found = found.get("message", found) if isinstance(found, dict) else found
+    return _without(key, found if isinstance(found, str) else json.dumps(found))[:_SHOWN]
 
 
-def _shown(body: bytes) -> str:
-    text = body.decode(errors="replace").strip()
+def _shown(body: bytes, key: str | None) -> str:
+    text = _without(key, body.decode(errors="replace").strip())
     return repr(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "") if text else "an empty body"
 
 
 def _without(key: str | None, words: str) -> str:
-    return words if key is None else words.replace(key, "(the key)")
+    """Whole words, before they are cut: a key that the cut goes through is no longer found, and its beginning would stay."""
+    if key is None:
+        return words
+    quoted = json.dumps(key)[1:-1]
+    for form in (key, quoted, quoted.replace("/", "\\/"), html.escape(key), urllib.parse.quote(key, safe="")):
+        words = words.replace(form, "(the key)")
+    return words
 
 
 def _retry_after(said: str | None) -> float | None:

@@ -169,14 +169,15 @@ def _check_remote(teacher: LanguageTeacherSection) -> list[str]:
     remote = teacher.remote
     assert remote is not None
     problems = []
-    if not re.match(r"https?://[^/\s]+", remote.url):
-        problems.append(f"teacher.remote.url is {remote.url!r}, expected http:// or https:// and a host")
-    elif "@" in remote.url.partition("://")[2].partition("/")[0]:
+    if "@" in remote.url.rpartition("://")[2].partition("/")[0]:
         # the URL itself stays out of the message: it holds a secret
         problems.append(
             "teacher.remote.url holds a user's name or a password, which would go into config.yaml and records: name an environment "
             "variable with teacher.remote.key_env instead"
         )
+    elif not re.match(r"https?://[^/\s]+", remote.url):
+        shown = repr(remote.url.partition("?")[0])
+        problems.append(f"teacher.remote.url is {shown}, expected http:// or https:// and a host")
     if remote.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", remote.key_env):
         problems.append(
             "teacher.remote.key_env is no name of an environment variable: it says where the key is, never the key itself; write for "
