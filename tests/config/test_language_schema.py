@@ -69,6 +69,10 @@ def mistake(**keys: Any) -> str:
         ({"teacher__alignment": "uld"}, ["no term of the objective compares sorted probabilities"]),
         ({"teacher__alignment": "text", "objective": [{"term": "uld"}]}, ["has the term uld"]),
         ({"teacher__alignment": "crossing", "on_policy": {}}, ["on_policy with teacher.alignment: crossing"]),
+        (
+            {"study__seconds": 60, "training": {"num_train_epochs": 1, "lr_scheduler_type": "cosine"}},
+            ["training.num_train_epochs is 1 beside a budget of seconds", "training.lr_scheduler_type is 'cosine'"],
+        ),
         ({"student": {}}, ["student has neither model nor from"]),
         ({"student__from": "teacher"}, ["student has model beside from: teacher"]),
         ({"student": {"from": "teacher", "tokenizer": "x"}}, ["student.tokenizer beside from: teacher"]),

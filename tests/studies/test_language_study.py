@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from tutelage.training.on_policy import OnPolicy
 
 SHORT = {**TRAINING, "num_train_epochs": 2}
 ONE_STEP = {**TRAINING, "max_steps": 1, "eval_strategy": "no"}
+TIMED = {key: value for key, value in TRAINING.items() if key not in ("num_train_epochs", "lr_scheduler_type")}
 
 
 @pytest.fixture(autouse=True)
@@ -245,13 +247,45 @@ def test_adapters_are_saved_by_themselves_and_merged_in(tmp_path: Path) -> None:
 
 
 def test_an_equal_time_for_each(tmp_path: Path) -> None:
+def seed_log(folder: Path, arm: str) -> list[dict[str, Any]]:
+    return json.loads((folder / arm / "seed-0" / "record.json").read_text())["log"]
+
+
     """Arms that take as many steps as they like compare budgets, not methods."""
-    timed = {**TRAINING, "num_train_epochs": 10_000}
-    result = study(arms=("sft", "kd"), seeds=1, seconds=0.5, training=timed).run(tmp_path)
+    result = study(arms=("sft", "kd"), seeds=1, seconds=0.5, training=TIMED).run(tmp_path)
     for arm in ("sft", "kd"):
         seed = result["arms"][arm]["seeds"][0]
         assert 0.5 <= seed["seconds"] < 5
-        assert 0 < seed["steps"] < 10_000
+        assert "max_steps" not in result["arms"][arm]["description"]
+        rates = [line["learning_rate"] for line in seed_log(tmp_path, arm) if "learning_rate" in line]
+        assert rates[-1] == (0.03 if seed["steps"] > 20 else max(rates))
+
+
+def test_an_arm_that_ends_before_its_time_is_told(tmp_path: Path) -> None:
+    """Ended by its steps, an arm would be compared with others that had all of the time, without a word."""
+    said: list[str] = []
+    watcher = type("Watcher", (Silent,), {"finished": lambda _, what, outcome: said.append(f"{what}: {outcome}")})
+    timed = {**TIMED, "max_steps": 2}
+    result = study(arms=("kd",), seeds=1, seconds=600.0, training=timed).run(tmp_path, watcher())
+    assert result["arms"]["kd"]["seeds"][0]["steps"] == 2
+    assert re.search(r"; ended by max_steps after [\d.e-]+ of 600 s$", result["arms"]["kd"]["description"])
+    assert re.search(r"kd, seed 0: .* after 2 steps, ended by max_steps after", "\n".join(said))
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"num_train_epochs": 3}, "num_train_epochs is 3 beside a budget of seconds"),
+        ({"max_steps": -1}, "max_steps is -1 beside"),
+        ({"lr_scheduler_type": "linear"}, "lr_scheduler_type is 'linear'.*falls towards a last step"),
+        ({"warmup_steps": 0.1}, "warmup_steps is 0.1, a share of all steps"),
+        ({"save_steps": 0.5}, "save_steps is 0.5, a share"),
+    ],
+)
+def test_what_contradicts_a_budget_of_time(training: dict[str, Any], said: str) -> None:
+    """Each would end some arms before the others, or train them at another rate, in silence."""
+    with pytest.raises(ConfigError, match=said):
+        study(seconds=60.0, training={**TIMED, **training})
 
 
 def test_a_text_alone_is_shared_by_two_vocabularies(tmp_path: Path) -> None:

@@ -71,11 +71,13 @@ class Watcher:
         """A training begins, or goes on."""
         self._what, self._total, self._said_at = what, total_steps, time.monotonic()
         if steps_done:
-            self.say(f"{self._counted(what)}: goes on at step {steps_done:,} of {total_steps:,}")
+            self.say(f"{self._counted(what)}: goes on at step {steps_done:,}{self._of_all()}")
         if self._bar is not None:
             from rich.markup import escape
 
-            self._task = self._bar.add_task(escape(self._counted(what)), total=total_steps, completed=steps_done)
+            self._task = self._bar.add_task(
+                escape(self._counted(what)), total=total_steps or None, completed=steps_done
+            )
 
     def advanced(self, steps_done: int) -> None:
         """It has made so many steps."""
@@ -83,7 +85,10 @@ class Watcher:
             self._bar.update(self._task, completed=steps_done)
         elif time.monotonic() - self._said_at >= _LOG_EVERY:
             self._said_at = time.monotonic()
-            self.say(f"{self._counted(self._what)}: step {steps_done:,} of {self._total:,}")
+            self.say(f"{self._counted(self._what)}: step {steps_done:,}{self._of_all()}")
+
+    def _of_all(self) -> str:
+        return f" of {self._total:,}" if self._total else ""
 
     def labelling(self, what: str, rows: int, done: int) -> None:
         """Labelling begins, or goes on at row ``done``."""

@@ -55,7 +55,7 @@ class Progress(Protocol):
     """Who wants to know how far a study is."""
 
     def started(self, what: str, total_steps: int, steps_done: int) -> None:
-        """A training begins, or goes on at ``steps_done``."""
+        """A training begins, or goes on at ``steps_done``; ``total_steps`` is 0 where nobody knows how many there will be."""
         ...
 
     def advanced(self, steps_done: int) -> None:
@@ -318,14 +318,15 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class Reporter(TrainerCallback):
-    """Passes the trainer's steps on to whoever watches the study."""
+    """Passes the trainer's steps on to whoever watches the study; where the time ends a training, not how many there will be."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
+    def __init__(self, name: str, progress: Progress, *, counted: bool = True) -> None:
         self._name = name
         self._progress = progress
+        self._counted = counted
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self._progress.started(self._name, state.max_steps, state.global_step)
+        self._progress.started(self._name, state.max_steps if self._counted else 0, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._progress.advanced(state.global_step)

@@ -67,6 +67,7 @@ def check_language_config(data: Mapping[str, Any], where: str) -> LanguageConfig
         *_check_alignment(config),
         *check_labels(config.labels, mixture=config.teacher.ensemble is not None),
         *check_training(config.training, "training"),
+        *_check_time(config),
         *_check_arms(config),
         *_check_score(config.score),
     ]
@@ -226,6 +227,14 @@ def _check_alignment(config: LanguageConfig) -> list[str]:
             "teacher does not read; leave on_policy out, or take a teacher with the same tokenizer"
         ]
     return []
+
+
+def _check_time(config: LanguageConfig) -> list[str]:
+    from tutelage.studies.language.budgets import against_the_time
+
+    if config.study.seconds is None:
+        return []
+    return [f"training.{problem}" for problem in against_the_time(config.training)]
 
 
 def _check_arms(config: LanguageConfig) -> list[str]:

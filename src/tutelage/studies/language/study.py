@@ -23,6 +23,7 @@ from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.language.arms import SFT, UNTOUCHED, Author, LanguageArm
+from tutelage.studies.language.budgets import against_the_time, time_left
 from tutelage.studies.language.data import LanguageData
 from tutelage.studies.language.gates import LanguageGates
 from tutelage.studies.language.generating import GENERATED, Generation
@@ -65,7 +66,8 @@ class LanguageStudy:
         on_policy: of the arm ``kd``: where the student itself writes completions that the teacher marks.
         completions: who wrote those that are learnt from, where an arm does not say otherwise: the data, or the teacher.
         generation: how the teacher writes them; needed where some arm learns from them, or a split has none.
-        seconds: of training for each arm and seed; None where ``training`` alone sets the budget.
+        seconds: of training for each arm and seed, which then decide how many steps it makes (``max_steps`` is the most of them, and the
+            learning rate stays as it is after a warm-up); None where ``training`` alone sets the budget.
         score: the task's own; None for the per-token KL to the teacher.
         samples: how many test prompts are shown on the page with what each model writes.
         sample_tokens: how much each of these is at most.
@@ -140,6 +142,8 @@ class LanguageStudy:
             raise ConfigError(
                 f"student is a {type(self.student).__name__}, expected a function that makes a fresh one: every arm and seed starts anew"
             )
+        if self.seconds is not None and (problems := against_the_time(self.training)):
+            raise ConfigError("training: " + "; ".join(problems))
         for name, arm in self.lessons.items():
             self._check_arm(name, arm)
         self._check_written()
@@ -316,7 +320,7 @@ class LanguageStudy:
         cost, context = work.costs(lessons)
         return Findings(
             runs=runs,
-            descriptions={arm: self._describe(arm) + self._unshown(arm, runs[arm]) for arm in runs},
+            descriptions={arm: self._describe(arm) + self._beside(arm, runs[arm]) for arm in runs},
             data=lessons.data,
             learnt=lessons.shown(self.author(JUDGED), "student"),
             author=self.author(JUDGED),
@@ -351,7 +355,10 @@ class LanguageStudy:
             said.append("shown the teacher's full prompt in training, and asked with its own")
         return ", ".join(said)
 
-    def _unshown(self, arm: str, runs: Sequence[LanguageRun]) -> str:
+    def _beside(self, arm: str, runs: Sequence[LanguageRun]) -> str:
+        early = next((said for run in runs if (said := time_left(run.seconds, self.seconds)) is not None), None)
+        if early is not None:
+            return f"; {early}"
         silent = arm == TEACHER and self.samples > 0 and not runs[0].measured.answers
         return "; it does not write here, and no sample of it is shown" if silent else ""
 

@@ -23,13 +23,13 @@ from tutelage.signals import NO_LABEL, ClassMap
 from tutelage.studies.arm import (
     CHECKPOINTS,
     RECORD,
-    TRAINING_DEFAULTS,
     Progress,
     Reporter,
     build_seeded,
     clear_workings,
     weights_digest,
 )
+from tutelage.studies.language.budgets import LANGUAGE_DEFAULTS, TIMED_DEFAULTS, time_left
 from tutelage.studies.language.measuring import MEASURED, Exam, Measured
 from tutelage.studies.language.speaking import ModuleSpeaker
 from tutelage.studies.teaching import listens
@@ -37,26 +37,10 @@ from tutelage.teachers import Teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
 from tutelage.training.identity import compare_runs
 from tutelage.training.on_policy import OnPolicy
-from tutelage.training.time_budget import TimeBudget
+from tutelage.training.time_budget import TimeBudget, time_budget
 
 #: Where an adapter lies in a student's folder, whose own weights have it merged in.
 ADAPTER = "adapter"
-
-#: What a study uses where the user's ``training`` says nothing; a model of hundreds of megabytes is saved less often than a small one.
-LANGUAGE_DEFAULTS: dict[str, Any] = {
-    **TRAINING_DEFAULTS,
-    "eval_steps": 0.1,
-    "save_steps": 0.25,
-    "save_total_limit": 1,
-    "per_device_eval_batch_size": 8,
-}
-#: The same where the time ends a training, and nobody knows how many steps there will be.
-TIMED_DEFAULTS: dict[str, Any] = {
-    **LANGUAGE_DEFAULTS,
-    "logging_steps": 10,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-}
 
 Json = dict[str, Any]
 
@@ -166,17 +150,18 @@ def run_language_arm(plan: LanguagePlan, exam: Exam, progress: Progress) -> Lang
             return _asked_anew(plan, done, student, exam, progress)
         progress.finished(plan.name, "done in an earlier run")
         return done.run
-    trainer.add_callback(Reporter(plan.name, progress))
+    trainer.add_callback(Reporter(plan.name, progress, counted=plan.seconds is None))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=True)
     took = time.perf_counter() - started
     steps, log = trainer.state.global_step, trainer.state.log_history
     epochs = float(trainer.state.epoch or 0.0)
+    budget = time_budget(trainer.callback_handler.callbacks)
     del trainer
     run = LanguageRun(
         arm=plan.arm,
         seed=plan.seed,
-        seconds=_last(log, "training_seconds") or took,
+        seconds=took if budget is None else budget.spent,
         steps=steps,
         tokens=_tokens(plan, epochs, log),
         generation_share=_share_written(log),
@@ -186,7 +171,9 @@ def run_language_arm(plan: LanguagePlan, exam: Exam, progress: Progress) -> Lang
     )
     save_language_student(student, plan.folder, plan.tokenizer)
     commit_language_run(run, identity, exam)
-    progress.finished(plan.name, f"{in_words(run.measured)} after {steps} steps, {run.seconds:.0f} s")
+    early = time_left(run.seconds, plan.seconds)
+    took_words = f"{run.seconds:.0f} s" if early is None else early
+    progress.finished(plan.name, f"{in_words(run.measured)} after {steps} steps, {took_words}")
     return run
 
 
@@ -325,7 +312,3 @@ def _tokens(plan: LanguagePlan, epochs: float, log: Sequence[Mapping[str, Any]])
 def _share_written(log: Sequence[Mapping[str, Any]]) -> float | None:
     shares = [line["generation_share"] for line in log if "generation_share" in line]
     return sum(shares) / len(shares) if shares else None
-
-
-def _last(log: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    return next((line[name] for line in reversed(log) if name in line), None)
