@@ -14,6 +14,7 @@ from tutelage.config.language.building import build_language_study
 from tutelage.config.language.served import ServedSpeaker
 from tutelage.errors import DataError, TutelageError
 from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, PythonScore
+from tutelage.studies.arm import build_seeded, weights_digest
 from tutelage.studies.language import LanguageStudy
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher
 from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
@@ -69,6 +70,30 @@ def test_splits_share_no_row_and_a_limit_takes_the_first_rows(project: Path) -> 
     few = built(project, "data.limit=24")
     kept = {row["gloss"] for split in few.data.splits.values() for row in split.rows}
     assert kept == {row["gloss"] for row in rows()[:24]}
+
+
+def test_rows_that_become_the_same_tokens_are_no_two_examples(project: Path, tmp_path: Path) -> None:
+    """Texts that differ in what the tokenizer does not know, or behind the cut, are one text to the models: learnt, and then tested."""
+    folder = write_project(tmp_path / "alike")
+    unknown = [{"gloss": f"w{number} thing", "sort": "food", "completion": "food"} for number in range(12)]
+    write_rows(folder, [*rows(), *unknown])
+    said = mistake(folder)
+    assert "examples also stand in the" in said
+    assert "drop_overlap" in said
+    study = built(folder, "data.splits.drop_overlap=true")
+    sets = [split.set for split in study.data.splits.values()]
+    ids = [set(each.ids.tolist()) for each in sets if each is not None]
+    assert len(ids[0]) + len(ids[1]) + len(ids[2]) == len(ids[0] | ids[1] | ids[2])
+    assert study.data.dropped > 0
+    assert sum(map(len, study.data.splits.values())) + study.data.dropped == 60
+
+
+def test_an_id_does_not_tear_equal_texts_apart(tmp_path: Path) -> None:
+    """Each text twice under two ids: by whole rows half of the test split would have been learnt."""
+    folder = write_project(tmp_path / "twice")
+    write_rows(folder, [{**row, "id": f"{time}"} for time in "ab" for row in rows()])
+    parts = [{row["gloss"] for row in split.rows} for split in built(folder).data.splits.values()]
+    assert [len(part) for part in parts] == [29, 7, 12]
 
 
 def test_rows_of_a_given_test_set_are_not_learnt_from(project: Path, tmp_path: Path) -> None:
@@ -149,16 +174,13 @@ def test_a_student_of_some_of_the_teachers_layers(project: Path) -> None:
     assert torch.equal(kept, teacher.model.layers[1].mlp.up_proj.weight)
 
 
-def test_a_students_weights_follow_the_seed(project: Path) -> None:
-    """The study seeds each student; one that was drawn from elsewhere would be another in a resumed run."""
-    make = built(project).student
-
-    def weights(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return next(make().parameters()).detach()
-
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
+@pytest.mark.parametrize("overrides", [[], ["student={from: teacher, lora: {r: 2}}"]], ids=["whole", "lora"])
+def test_a_students_weights_follow_the_seed(project: Path, overrides: list[str]) -> None:
+    """The study seeds each student; one that was drawn from elsewhere would be another in a resumed run, and adapters that are the same
+    under every seed leave the intervals without what an initialisation is worth."""
+    make = built(project, *overrides).student
+    assert weights_digest(build_seeded(make, 1)) == weights_digest(build_seeded(make, 1))
+    assert weights_digest(build_seeded(make, 1)) != weights_digest(build_seeded(make, 2))
 
 
 def test_scores_arms_and_generation_are_what_was_said(project: Path) -> None:

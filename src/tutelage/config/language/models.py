@@ -52,8 +52,9 @@ def student_maker(config: LanguageConfig, folder: Path) -> Callable[[], nn.Modul
         model = bare_student(config, folder)
         if lora is None:
             return model
+        seed = torch.initial_seed() % 2**32
         with naming("student.lora"):
-            return with_lora(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+            return with_lora(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
 
     return make
 
