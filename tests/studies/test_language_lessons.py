@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from language_tiny import VOCABULARY, data, split, tokenizer
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.data import Completions, Ragged, TransferSet
@@ -85,6 +86,31 @@ def test_what_was_written_is_the_same_text_in_both_vocabularies() -> None:
     assert found.teacher_prompts is not None
     plain = Vocabularies(mine, theirs).completions(part.first(1), written_in(theirs, moon[:-1], ended=[False]))
     assert mine.decode(plain.completions[0]) == "the moon "
+
+
+def test_a_text_that_the_student_would_change_is_refused() -> None:
+    """A tokenizer that composes accents passes every other look, and from the first accent on rows would meet other text's rows."""
+    composing = byte_level(300)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    theirs = byte_level(420)
+    both = Vocabularies(composing, theirs, Crossing(composing, theirs))
+    written = written_in(theirs, [*theirs.encode("cafe\u0301"), 0], ended=[True])
+    with pytest.raises(DataError, match="the completion of example 0 is not the same text"):
+        both.completions(split(["b0"]), written)
+
+
+def test_a_digest_is_of_both_vocabularies_and_their_ends() -> None:
+    """One that left the teacher's out would let two readings of its numbers share a store."""
+    mine, theirs = byte_level(300), byte_level(420)
+    known = [
+        Crossing(mine, theirs),
+        Crossing(mine, mine),
+        Crossing(theirs, theirs),
+        Crossing(mine, theirs, student_ends=[1]),
+        Crossing(mine, theirs, teacher_ends=[1]),
+    ]
+    assert len({crossing.digest for crossing in known}) == len(known)
+    assert Crossing(byte_level(300), byte_level(420)).digest == known[0].digest
 
 
 def test_a_probe_of_two_vocabularies_ends_in_both() -> None:
