@@ -240,6 +240,9 @@ def test_adapters_are_saved_by_themselves_and_merged_in(tmp_path: Path) -> None:
     found = token_fidelity(plain, ModuleTeacher(knowing()), test)
     assert found.means["kl"] == pytest.approx(result["arms"]["kd"]["mean"]["kl"], rel=1e-3, abs=1e-5)
     assert not any("lora" in name for name in plain.state_dict())
+    # what is paid for is the plain model that is shipped, not the two weights a layer that were trained
+    for measure in ("parameters", "bytes"):
+        assert result["cost"]["student"][measure] == result["cost"]["teacher"][measure]
     again = study(**settings, samples=1).run(tmp_path)["arms"]["kd"]["mean"]
     assert again["kl"] == pytest.approx(result["arms"]["kd"]["mean"]["kl"], rel=1e-3, abs=1e-5)
     assert (where / "adapter" / "adapter_model.safetensors").is_file()

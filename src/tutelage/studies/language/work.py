@@ -17,6 +17,7 @@ from tutelage.data.language import eos_ids
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.evaluation.language import RememberedScores
 from tutelage.evaluation.task_score import Speaker
+from tutelage.models.adapters import has_adapters, merged
 from tutelage.objectives import as_objective
 from tutelage.signals import ClassMap, SparseTargets
 from tutelage.studies.arm import Progress, build_seeded, weights_digest
@@ -153,10 +154,12 @@ class Work:
         return found
 
     def costs(self, lessons: Lessons) -> tuple[dict[str, Json], Json | None]:
-        """What both models cost, and what the student's shorter prompt saves."""
+        """What both models cost as they are shipped, and what the student's shorter prompt saves."""
         test = lessons.data.test
         assert test.completions is not None
         student = build_seeded(self.study.student, self.study.seed_list[0]).eval()
+        # shipped with its adapters added in, so that is what is paid for
+        student = merged(student) if has_adapters(student) else student
         deployed = {"student": Deployed(student, test.prompts)}
         model = _model_of(self.teacher)
         if model is not None:
