@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from language_tiny import TRAINING, counted, data, knowing, llama, student, study, tokenizer
+from language_tiny import TRAINING, counted, data, knowing, llama, split, student, study, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tutelage import KL, CrossEntropy
-from tutelage.errors import CheckpointError, ConfigError, TutelageError
+from tutelage.errors import CheckpointError, ConfigError, DataError, TutelageError
 from tutelage.evaluation.language import token_fidelity
 from tutelage.evaluation.task_score import ExactMatch, PythonScore
 from tutelage.models.writing import Sampling
 from tutelage.studies import Labels
-from tutelage.studies.language import Filters, Generation, LanguageArm, LanguageGates, costing
+from tutelage.studies.arm import Silent
+from tutelage.studies.language import Filters, Generation, LanguageArm, LanguageData, LanguageGates, costing
 from tutelage.studies.language.speaking import ModuleSpeaker, SignalSpeaker
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher
 from tutelage.training import DistillationTrainer
 from tutelage.training.on_policy import OnPolicy
 
 SHORT = {**TRAINING, "num_train_epochs": 2}
-ONE_STEP = {**TRAINING, "max_steps": 1, "eval_strategy": "no"}
 TIMED = {key: value for key, value in TRAINING.items() if key not in ("num_train_epochs", "lr_scheduler_type")}
+ONE_STEP = {**TRAINING, "max_steps": 1, "eval_strategy": "no"}
 
 
 @pytest.fixture(autouse=True)
@@ -249,11 +250,11 @@ def test_adapters_are_saved_by_themselves_and_merged_in(tmp_path: Path) -> None:
     assert result["arms"]["kd"]["mean"]["kl"] < result["arms"]["untouched"]["mean"]["kl"]
 
 
-def test_an_equal_time_for_each(tmp_path: Path) -> None:
 def seed_log(folder: Path, arm: str) -> list[dict[str, Any]]:
     return json.loads((folder / arm / "seed-0" / "record.json").read_text())["log"]
 
 
+def test_an_equal_time_for_each(tmp_path: Path) -> None:
     """Arms that take as many steps as they like compare budgets, not methods."""
     result = study(arms=("sft", "kd"), seeds=1, seconds=0.5, training=TIMED).run(tmp_path)
     for arm in ("sft", "kd"):
@@ -273,6 +274,24 @@ def test_an_arm_that_ends_before_its_time_is_told(tmp_path: Path) -> None:
     assert result["arms"]["kd"]["seeds"][0]["steps"] == 2
     assert re.search(r"; ended by max_steps after [\d.e-]+ of 600 s$", result["arms"]["kd"]["description"])
     assert re.search(r"kd, seed 0: .* after 2 steps, ended by max_steps after", "\n".join(said))
+
+
+def test_as_many_steps_whoever_wrote_the_completions_and_their_making_told(tmp_path: Path) -> None:
+    """Epochs of three times as many completions are three times the training; hours of writing would have cost nothing."""
+    arms = {
+        "written": LanguageArm(CrossEntropy(), completions="teacher"),
+        "stored": LanguageArm(KL(temperature=1.0), labels=Labels(spot_check=0)),
+    }
+    settings: dict[str, Any] = {"extra_arms": arms, "arms": ("kd",), "seeds": 1, "score": None, "training": SHORT}
+    generation = Generation(Sampling(3), n=3, deduplicate=False, filters=Filters(finished=False))
+    found = study(**settings, generation=generation).run(tmp_path)["arms"]
+    assert {arm: found[arm]["seeds"][0]["steps"] for arm in ("kd", "written", "stored")} == dict.fromkeys(
+        ("kd", "written", "stored"), 2 * 4
+    )
+    assert found["written"]["preparation_seconds"] > 0
+    assert found["stored"]["preparation_seconds"] == found["stored"]["labels"]["made"]["seconds"]
+    assert "preparation_seconds" not in found["kd"]
+    assert json.loads((tmp_path / "generated" / "manifest.json").read_text())["counts"]["kept"] == 3 * 144
 
 
 @pytest.mark.parametrize(
@@ -438,6 +457,25 @@ def test_nothing_to_show_and_as_many_reports_as_were_promised(tmp_path: Path) ->
     result = made.run(tmp_path, watch)
     assert result["samples"] == []
     assert len(watch.done) == made.trainings, watch.done
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_no_example_is_in_two_splits(completed: bool) -> None:
+    """What was learnt by heart would be told as understood."""
+    texts = [f"{word} {letter}" for word in ("b0", "m1") for letter in "abc"]
+    train, held, fresh = (
+        split(some, completed=completed) for some in (texts[:4], texts[3:], [f"t{number} d" for number in range(3)])
+    )
+    with pytest.raises(DataError, match=r"1 of 3 test examples also stand in the train split \(the first: 0\)"):
+        LanguageData(train, fresh, held)
+    with pytest.raises(DataError, match="validation examples also stand in the train split"):
+        LanguageData(train, held, fresh)
+    with pytest.raises(DataError, match="test examples also stand in the validation split"):
+        LanguageData(fresh, held, train)
+    apart = LanguageData(train.without(held), fresh, held)
+    assert [row["word"] for row in apart.train.rows] == texts[:3]
+    with pytest.raises(DataError, match="nothing of it is left"):
+        held.without(train, held)
 
 
 def test_labels_are_not_made_where_none_are_asked_for(tmp_path: Path) -> None:

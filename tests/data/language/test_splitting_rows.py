@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.data.language import overlapping, split_rows
+from tutelage.data.language import Columns, PromptView, overlapping, read_parts, split_rows
 from tutelage.errors import DataError
 
 ROWS = [{"question": f"q{number}", "answer": str(number % 7)} for number in range(200)]
@@ -46,6 +46,41 @@ def test_rows_of_one_question_stay_together() -> None:
     questions = [{rows[index]["question"] for index in part} for part in parts]
     assert [len(part) for part in questions] == [30, 10, 10]
     assert not questions[0] & questions[2]
+
+
+def test_rows_that_read_alike_stay_together_whatever_their_numbers() -> None:
+    """A text that stands in a table twice, under two numbers, would be learnt under one and tested under the other."""
+    rows = [{"id": number, "question": f"q{number // 2}", "note": number, "completion": "yes"} for number in range(80)]
+    views = [PromptView(user="{{ question }}"), PromptView(user="{% for x in [1] %}{{ question | upper }}{% endfor %}")]
+    read = read_parts(rows, views)
+    assert read[5] == {"question": "q2", "completion": "yes"}
+    parts = [{rows[index]["question"] for index in part} for part in split_rows(rows, 0.2, 0.2, read=read)]
+    assert [len(part) for part in parts] == [24, 8, 8]
+    torn = [{rows[index]["question"] for index in part} for part in split_rows(rows, 0.2, 0.2)]
+    assert torn[0] & torn[2], "by whole rows this table is torn apart"
+    once = rows[::2]
+    assert split_rows(once, 0.2, 0.2, read=read_parts(once, views)) == split_rows(once, 0.2, 0.2)
+
+
+def test_what_is_read_of_a_row() -> None:
+    """A column too many tears equal texts apart; one too few keeps rows together that are different examples."""
+    row = {"id": 1, "prompt": "p", "completion": "c", "text": "t", "hint": "h", "messages": None}
+    plain, fixed = PromptView(), PromptView(text="{{ hint }}")
+
+    def names(*views: PromptView, given: dict[str, Any] = row, **options: Any) -> set[str]:
+        return set(read_parts([given], views, **options)[0])
+
+    assert names(plain) == {"prompt", "completion"}
+    assert names(plain, answered=False) == {"prompt"}
+    assert names(plain, fixed) == {"prompt", "completion", "hint"}
+    assert names(fixed) == {"completion", "hint"}
+    assert names(fixed, answered=False) == {"hint"}
+    assert names(plain, given={**row, "messages": [{"role": "user", "content": "x"}]}) == {"messages"}
+    assert names(plain, given={"id": 1, "text": "t"}) == {"text"}
+    assert names(plain, columns=Columns(prompt="hint", completion="id")) == {"hint", "id"}
+    assert names(PromptView(text="{{ row['odd name'] }}")) == set(row)
+    shot = PromptView(user="{{ hint }}", shots=[{"user": "{{ id }}", "assistant": "a"}])
+    assert names(shot) == {"hint", "id", "completion"}
 
 
 def test_a_test_set_that_came_with_the_data_leaves_the_rest_undivided() -> None:

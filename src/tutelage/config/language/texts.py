@@ -26,6 +26,7 @@ from tutelage.data.language import (
     eos_ids,
     load_tokenizer,
     overlapping,
+    read_parts,
     read_rows,
     refuse_other_tokenizer,
     split_rows,
@@ -105,16 +106,16 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> T
     Raises:
         DataError: a source that cannot be read, a row that cannot be made into tokens (it is named), splits that overlap.
     """
-    data = config.data
+    data, views = config.data, _views(config)
     with naming("data"):
         pool, given_test = read_rows(_source(data, folder))
         pool = pool[: data.limit]
         _check_test(data, given_test)
+        answered = _answers_wanted(config) or _has_answer(pool[0], data)
         if given_test is not None:
-            pool = _without_overlap(pool, given_test, data)
-        test = data.splits.test or 0.0
-        parts = split_rows(pool, data.splits.validation, test, data.seed, data.splits.by)
-    answered = _answers_wanted(config) or _has_answer(pool[0], data)
+            pool = _without_overlap(pool, given_test, data, views, answered)
+        test, read = data.splits.test or 0.0, _read(pool, data, views, answered)
+        parts = split_rows(pool, data.splits.validation, test, data.seed, data.splits.by, read)
     made = _encoded(config, tokenizers, pool, answered)
     crossing = _crossing(tokenizers, made)
     made = _met(made, crossing)
@@ -126,16 +127,21 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> T
     train, validation, held_out = (
         _split(each, set(members), data) for each, members in zip((made, made, tested), rows, strict=True)
     )
+    dropped = 0
+    if data.splits.drop_overlap:
+        dropped = len(train) + len(validation)
+        train, validation = train.without(validation, held_out), validation.without(held_out)
+        dropped -= len(train) + len(validation)
     counts = [made.counts] if tested is made else [made.counts, tested.counts]
-    read = LanguageData(
+    found = LanguageData(
         train,
         validation,
         held_out,
         cut=sum(count.cut for count in counts),
-        dropped=sum(count.dropped_prompts + count.dropped_empty for count in counts),
+        dropped=dropped + sum(count.dropped_prompts + count.dropped_empty for count in counts),
         layout=data.layout,
     )
-    return Texts(read, crossing)
+    return Texts(found, crossing)
 
 
 def prompt_view(section: PromptSection) -> PromptView:
@@ -220,8 +226,26 @@ def _check_test(data: LanguageDataSection, given: Sequence[Row] | None) -> None:
         )
 
 
-def _without_overlap(pool: Sequence[Row], test: Sequence[Row], data: LanguageDataSection) -> list[Row]:
-    shared = set(overlapping(pool, test, data.splits.by))
+def _views(config: LanguageConfig) -> list[PromptView]:
+    return [prompt_view(view) for view in (config.views.student, config.views.teacher) if view is not None]
+
+
+def _read(rows: Sequence[Row], data: LanguageDataSection, views: Sequence[PromptView], answered: bool) -> Sequence[Row]:
+    """Of each row what decides whether it is another one's equal: the columns that are named, else what models read."""
+    if data.splits.by is not None:
+        return rows
+    return read_parts(rows, views, _columns(data), answered=answered)
+
+
+def _columns(data: LanguageDataSection) -> Columns:
+    return Columns(messages=data.messages, prompt=data.prompt, completion=data.completion, text=data.text)
+
+
+def _without_overlap(
+    pool: Sequence[Row], test: Sequence[Row], data: LanguageDataSection, views: Sequence[PromptView], answered: bool
+) -> list[Row]:
+    ours, theirs = (_read(rows, data, views, answered) for rows in (pool, test))
+    shared = set(overlapping(ours, theirs, data.splits.by))
     if shared and not data.splits.drop_overlap:
         raise DataError(
             f"{len(shared):,} of {len(pool):,} rows also stand in the test set, the first in row {min(shared)}: the student would be "
@@ -244,14 +268,13 @@ def _has_answer(row: Row, data: LanguageDataSection) -> bool:
 
 def _encoded(config: LanguageConfig, tokenizers: Tokenizers, rows: Sequence[Row], answered: bool) -> Encoded:
     data, views = config.data, config.views
-    columns = Columns(messages=data.messages, prompt=data.prompt, completion=data.completion, text=data.text)
     return encode(
         rows,
         student=prompt_view(views.student),
         student_tokenizer=tokenizers.student,
         teacher=prompt_view(views.teacher) if views.teacher is not None else None,
         teacher_tokenizer=tokenizers.teacher,
-        columns=columns,
+        columns=_columns(data),
         max_length=data.max_length,
         turns=data.turns,
         needs_completion=answered,

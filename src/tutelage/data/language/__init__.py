@@ -4,7 +4,7 @@ from tutelage.data.language.conversations import Columns, Turns
 from tutelage.data.language.encoding import Counts, Encoded, encode
 from tutelage.data.language.prompts import PromptView
 from tutelage.data.language.rows import TEXT_SOURCES, TextSource, read_rows, rows_from_dataset
-from tutelage.data.language.splitting import overlapping, split_rows
+from tutelage.data.language.splitting import overlapping, read_parts, split_rows
 from tutelage.data.language.templates import Row
 from tutelage.data.language.tokenizers import (
     Comparison,
@@ -29,6 +29,7 @@ __all__ = [
     "eos_ids",
     "load_tokenizer",
     "overlapping",
+    "read_parts",
     "read_rows",
     "refuse_other_tokenizer",
     "rows_from_dataset",

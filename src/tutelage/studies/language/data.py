@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from tutelage.data import Completions, Layout, Ragged, TransferSet
 from tutelage.data.language import Row
@@ -62,15 +63,41 @@ class Split:
 
     def first(self, count: int) -> Split:
         """The first so many examples, or all where there are fewer."""
-        rows = torch.arange(min(count, len(self)))
+        return self.take(torch.arange(min(count, len(self))))
+
+    def take(self, rows: Tensor) -> Split:
+        """Those examples, rows int64 ``[B']``, in that order."""
+        chosen = rows.tolist()
         return replace(
             self,
             set=None if self.set is None else self.set.select(rows),
-            rows=list(self.rows[: len(rows)]),
+            rows=[self.rows[row] for row in chosen],
             prompts=self.prompts.take(rows),
             teacher_prompts=None if self.teacher_prompts is None else self.teacher_prompts.take(rows),
-            references=None if self.references is None else list(self.references[: len(rows)]),
+            references=None if self.references is None else [self.references[row] for row in chosen],
         )
+
+    def shared(self, other: Split) -> Tensor:
+        """Which of its examples, int64 ``[B']``, also stand in another split: alike to the teacher in prompt and completion, or in
+        the prompt alone where one of the two splits has no completions yet."""
+        if self.set is not None and other.set is not None:
+            return torch.isin(self.set.ids, other.set.ids).nonzero()[:, 0]
+        theirs = {tuple(tokens) for tokens in other.taught_prompts.lists()}
+        own = self.taught_prompts.lists()
+        return torch.tensor([row for row, tokens in enumerate(own) if tuple(tokens) in theirs], dtype=torch.int64)
+
+    def without(self, *others: Split) -> Split:
+        """The examples that stand in none of the others.
+
+        Raises:
+            DataError: no example is left.
+        """
+        known = torch.cat([self.shared(other) for other in others])
+        rest = torch.arange(len(self))
+        rest = rest[~torch.isin(rest, known)]
+        if len(rest) == 0:
+            raise DataError("every example of a split also stands in another one: nothing of it is left")
+        return self.take(rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +111,9 @@ class LanguageData:
         cut: examples whose completion was cut by the longest length.
         dropped: examples left out, for whatever reason.
         layout: of a batch; the sets' own have it already, those of completions that the teacher writes are made with it.
+
+    Raises:
+        DataError: an example of one split also stands in another one.
     """
 
     train: Split
@@ -92,6 +122,21 @@ class LanguageData:
     cut: int = 0
     dropped: int = 0
     layout: Layout = "padded"
+
+    def __post_init__(self) -> None:
+        for name, part, other_name, held_out in (
+            ("train", self.train, "test", self.test),
+            ("validation", self.validation, "test", self.test),
+            ("train", self.train, "validation", self.validation),
+        ):
+            shared = held_out.shared(part)
+            if len(shared):
+                some = ", ".join(map(str, shared[:3].tolist()))
+                raise DataError(
+                    f"{len(shared):,} of {len(held_out):,} {other_name} examples also stand in the {name} split (the first: {some}), the "
+                    "same tokens: the student would be tested on what it was taught, and every number be too good; remove them from the "
+                    f"{name} split (splits.drop_overlap: true)"
+                )
 
     @property
     def splits(self) -> dict[str, Split]:
