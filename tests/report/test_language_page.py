@@ -100,6 +100,14 @@ def test_every_metric_stands_beside_the_others() -> None:
     assert len([row for row in seeds if row.startswith("Distilled student")]) == 3
 
 
+def test_what_the_teacher_took_before_the_training_is_told() -> None:
+    """An arm that learns from hours of the teacher's writing would stand there as cheap as one that learns from given texts."""
+    record = folded()
+    assert "before it the teacher wrote or labelled" not in page(record).one("arms")
+    record["arms"]["kd"]["preparation_seconds"] = 3720.0
+    assert "before it the teacher wrote or labelled for 1 h 02 min" in page(record).one("arms")
+
+
 def test_comparisons_know_which_way_is_better() -> None:
     """Less KL is better, and a difference below zero is then a gain; a reader who sees 'worse' there would drop the method."""
     rows = page(folded()).cells("Every comparison")

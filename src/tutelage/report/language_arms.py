@@ -172,7 +172,7 @@ def _arm_view(arm: Arm, record: Record, shown: Sequence[str], named: Callable[[s
     return {
         "arm": arm,
         "key": key_mark(arm.slot, arm.shape),
-        "description": text(record.get("description")) or "No description recorded.",
+        "description": (text(record.get("description")) or "No description recorded.") + _prepared(record),
         "cells": cells,
         "untrained": no_seeds(record),
         "count": len(seeds),
@@ -186,6 +186,12 @@ def _arm_view(arm: Arm, record: Record, shown: Sequence[str], named: Callable[[s
             for seed in seeds
         ],
     }
+
+
+def _prepared(record: Record) -> str:
+    """What the teacher took before the training, which the training's time does not show."""
+    taken = number(record.get("preparation_seconds"))
+    return "" if taken is None else f"; before it the teacher wrote or labelled for {duration(taken)}"
 
 
 def _spent(seeds: Sequence[Record], name: str) -> str:

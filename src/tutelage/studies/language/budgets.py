@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from tutelage.studies.arm import TRAINING_DEFAULTS
+from tutelage.training import DistillationArguments
 
 #: What a study uses where the user's ``training`` says nothing; a model of hundreds of megabytes is saved less often than a small one.
 LANGUAGE_DEFAULTS: dict[str, Any] = {
@@ -64,3 +67,23 @@ def time_left(spent: float | None, seconds: float | None) -> str | None:
     if seconds is None or spent is None or spent >= seconds:
         return None
     return f"ended by max_steps after {spent:,.3g} of {seconds:,.3g} s"
+
+
+def as_many_steps(training: Mapping[str, Any], examples: int, judged: int) -> Mapping[str, Any]:
+    """``training`` under which an arm makes as many steps as the judged one, where that is not so by itself.
+
+    Epochs of a set that is four times as large are four times as many steps: the arm would be trained, not taught, better.
+
+    Args:
+        training: arguments of :class:`DistillationArguments`, by name.
+        examples: that the arm learns from.
+        judged: that the judged arm learns from.
+    """
+    if examples == judged or training.get("max_steps", -1) > 0:
+        return training
+    with tempfile.TemporaryDirectory() as aside:
+        arguments = DistillationArguments(output_dir=aside, **{**LANGUAGE_DEFAULTS, **training})
+    batches = judged / (arguments.train_batch_size * arguments.world_size)
+    whole = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
+    an_epoch = max(math.ceil(whole / arguments.gradient_accumulation_steps), 1)
+    return {**training, "max_steps": math.ceil(arguments.num_train_epochs * an_epoch)}

@@ -269,6 +269,9 @@ class LanguageStudy:
             stores = {arm: store.to_json(folder) for arm, store in kept.items()}
             for arm, store in stores.items():
                 result["arms"][arm]["labels"] = store
+            for arm in self.lessons:
+                taken = self._prepared(arm, lessons, stores.get(arm))
+                result["arms"][arm] |= {"preparation_seconds": taken} if taken is not None else {}
             if stores:
                 result["labels"] = stores.get(JUDGED, next(iter(stores.values())))
             write_atomically(folder / CONFIG, config_text)
@@ -330,6 +333,14 @@ class LanguageStudy:
             context=context,
             tokenizers=(self.tokenizer, self.teacher_tokenizer or self.tokenizer),
         )
+
+    def _prepared(self, arm: str, lessons: Lessons, store: Json | None) -> float | None:
+        """Seconds in which the teacher wrote and labelled what an arm learns from, which are in no arm's training time."""
+        made = (
+            [lessons.written.manifest["made"]] if self.author(arm) == "teacher" and lessons.written is not None else []
+        )
+        made += [store["made"]] if store is not None and store["made"] is not None else []
+        return sum(each["seconds"] for each in made) if made else None
 
     def _whereabouts(self, folder: Path) -> Json:
         if self.config_folder is None:

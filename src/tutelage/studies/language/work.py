@@ -21,8 +21,10 @@ from tutelage.models.adapters import has_adapters, merged
 from tutelage.objectives import as_objective
 from tutelage.signals import ClassMap, SparseTargets
 from tutelage.studies.arm import Progress, build_seeded, weights_digest
+from tutelage.studies.gates import JUDGED
 from tutelage.studies.label_binds import teacher_fact
 from tutelage.studies.language.arms import UNTOUCHED, LanguageArm
+from tutelage.studies.language.budgets import as_many_steps
 from tutelage.studies.language.costing import Deployed, language_costs, prompt_worth
 from tutelage.studies.language.data import LanguageData
 from tutelage.studies.language.generating import prompts_digest
@@ -142,15 +144,15 @@ class Work:
         if UNTOUCHED in study.arms:
             seed = study.seed_list[0]
             found[UNTOUCHED] = [self._asked(UNTOUCHED, seed, self.folder / UNTOUCHED / f"seed-{seed}", exam, facts)]
+        judged = len(lessons.shown(study.author(JUDGED), "student"))
         for arm, lesson in study.lessons.items():
             heard = kept[arm].heard.teacher if arm in kept else self.teacher
             train = lessons.shown(study.author(arm), lesson.shows)
             watched = lessons.data.validation.set
             assert watched is not None
-            found[arm] = [
-                run_language_arm(self.plan(arm, lesson, seed, train, watched, heard, facts), exam, self.progress)
-                for seed in study.seed_list
-            ]
+            training = study.training if study.seconds else as_many_steps(study.training, len(train), judged)
+            plans = [self.plan(arm, lesson, seed, train, watched, heard, facts) for seed in study.seed_list]
+            found[arm] = [run_language_arm(replace(plan, training=training), exam, self.progress) for plan in plans]
         return found
 
     def costs(self, lessons: Lessons) -> tuple[dict[str, Json], Json | None]:
