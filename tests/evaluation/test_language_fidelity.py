@@ -119,6 +119,9 @@ def test_a_teacher_of_a_few_tokens_gives_a_bound(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_allclose(found.kl, expected, rtol=1e-4)
     assert (found.kl <= np.array(reference(student, teacher)["kl"]) + 1e-6).all()
     np.testing.assert_array_equal(found.agreement, reference(student, teacher)["agreement"])
+    assert found.likeliest is not None
+    assert found.likeliest.tolist() == [3]
+    assert token_fidelity(student, ModuleTeacher(teacher), examples()).likeliest is None
     assert teacher_sums(Few(), examples()).nll is None
 
 

@@ -168,6 +168,14 @@ def test_marks_keep_the_text() -> None:
     assert marked("word " * 5000, "word") is None, "too long to compare in the time a page may take"
 
 
+def test_a_kl_that_is_a_lower_bound_is_told_as_one() -> None:
+    """Beside another study's page the same number would be read as the same nearness."""
+    record = shortened()
+    assert "lower bound" not in page(record).cells("Test metrics: mean over seeds")[0]
+    record["kl_likeliest"] = 20
+    assert "over its 20 likeliest tokens, a lower bound" in page(record).cells("Test metrics: mean over seeds")[0]
+
+
 def test_a_smaller_student_is_told_by_its_kl() -> None:
     found = page(shortened())
     said = found.one("verdict")

@@ -1,5 +1,6 @@
 """The gates of a language study, on made-up evidence: which way each is read, and what no interval can decide."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_each_gate_is_read_the_right_way(limits: dict[str, float], passed: bool 
     verdict = judged(evidence(), **limits)
     assert verdict["gates"][0]["passed"] is passed, verdict["gates"][0]["why"]
     assert verdict["decision"] == {True: "ship", False: "reject", None: "hold"}[passed]
+
+
+def test_a_lower_bound_of_the_kl_passes_no_ceiling() -> None:
+    """Of a teacher that tells its twenty likeliest tokens, a student that is wrong about all others would be shipped as a near copy."""
+    bound = replace(evidence("kl", kd=0.3), likeliest=20)
+    gates = [judged(bound, kl=limit)["gates"][0] for limit in (0.4, 0.3, 0.2)]
+    assert [gate["passed"] for gate in gates] == [None, None, False]
+    assert "of its 20 likeliest tokens and all others as one: a lower bound" in gates[0]["why"]
 
 
 def test_less_kl_is_a_gain() -> None:

@@ -5,16 +5,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-from language_tiny import data, study
+from language_tiny import TRAINING, data, knowing, study
 
+from tutelage.data import Batch
 from tutelage.evaluation.language import TokenSums
 from tutelage.evaluation.task_score import ExactMatch
+from tutelage.signals import Signals, SparseTargets, whole
 from tutelage.studies.language import LanguageGates
 from tutelage.studies.language.measuring import Measured
 from tutelage.studies.language.recording import Findings, assemble_language
 from tutelage.studies.language.training import LanguageRun
+from tutelage.teachers import ModuleTeacher
 
 NO_GATES: dict[str, Any] = dict.fromkeys(vars(LanguageGates()))
+
+
+def test_a_lower_bound_of_the_kl_is_recorded_as_one(tmp_path: Path) -> None:
+    """A remote teacher's KL would stand beside another study's whole one, and pass its ceiling."""
+
+    class Few(ModuleTeacher):
+        def signals(self, batch: Batch) -> Signals:
+            said = super().signals(batch).logits
+            assert said is not None
+            best = whole(said, "").at(1.0).softmax(-1).topk(3)
+            return Signals(SparseTargets(best.indices, best.values, said.classes, 1.0, "top_k"))
+
+    gates = LanguageGates(**{**NO_GATES, "kl": 100.0})
+    settings: dict[str, Any] = {"arms": ("kd",), "seeds": 2, "gates": gates, "training": {**TRAINING, "max_steps": 1}}
+    for _ in range(2):  # as measured, and as read again
+        found = study(**settings, teacher=Few(knowing()), score=None).run(tmp_path / "few")
+        assert found["kl_likeliest"] == 3
+        assert found["verdict"]["gates"][0]["passed"] is None
+    found = study(**settings, score=None).run(tmp_path / "all")
+    assert found["kl_likeliest"] is None
+    assert found["verdict"]["gates"][0]["passed"] is True
 
 
 def recorded(scores: dict[str, Any], nll: dict[str, Any] | None = None, **limits: float) -> dict[str, Any]:

@@ -46,12 +46,15 @@ class TokenSums:
         nll: negative log-likelihood of the given tokens, nats.
         kl: KL(teacher‖student), nats.
         agreement: tokens for which both find the same one likeliest.
+        likeliest: int64 ``[1]``, how many of its likeliest tokens the teacher told of, where it told of no others: the KL is then that
+            of these and the rest as one, a lower bound of the KL over all tokens.
     """
 
     tokens: NDArray[np.int64]
     nll: Floats | None = None
     kl: Floats | None = None
     agreement: Floats | None = None
+    likeliest: NDArray[np.int64] | None = None
 
     @property
     def means(self) -> dict[str, float]:
@@ -200,6 +203,7 @@ class _Answers(NamedTuple):
     nll: Tensor | None
     kl: Tensor | None
     agreement: Tensor | None
+    likeliest: int | None = None
 
 
 def _batches(transfer_set: TransferSet, batch_size: int) -> Iterator[Batch]:
@@ -239,6 +243,9 @@ def _compared(own: ClassScores, theirs: AnyScores | None, labels: Tensor) -> _An
     nll: list[Tensor] = []
     kl: list[Tensor] = []
     agreement: list[Tensor] = []
+    told = None
+    if isinstance(theirs, SparseTargets) and theirs.form == "top_k" and theirs.ids.shape[1] < theirs.classes:
+        told = theirs.ids.shape[1]
     for start in range(0, row_count(own), step):
         of = slice(start, start + step)
         logits_NC = some_rows(own, of).at(1.0).float()
@@ -255,7 +262,8 @@ def _compared(own: ClassScores, theirs: AnyScores | None, labels: Tensor) -> _An
             heard_NC = heard.at(1.0)
             kl.append(forward_kl(logits_NC, heard_NC))
             agreement.append(heard_NC.argmax(dim=1) == best)
-    return _Answers(labels, *(torch.cat(found).double() if found else None for found in (nll, kl, agreement)))
+    known = (torch.cat(found).double() if found else None for found in (nll, kl, agreement))
+    return _Answers(labels, *known, told)
 
 
 def _summed(parts: list[_Answers], transfer_set: TransferSet) -> TokenSums:
@@ -271,7 +279,9 @@ def _summed(parts: list[_Answers], transfer_set: TransferSet) -> TokenSums:
         sums = torch.zeros(len(tokens), dtype=torch.float64)
         return sums.index_add_(0, owner, torch.cat(found).double().cpu()).numpy()
 
-    return TokenSums(tokens.numpy(), each("nll"), each("kl"), each("agreement"))
+    told = [part.likeliest for part in parts if part.likeliest is not None]
+    likeliest = np.array([min(told)]) if told else None
+    return TokenSums(tokens.numpy(), each("nll"), each("kl"), each("agreement"), likeliest)
 
 
 def _refuse_non_finite(nll: Tensor | None, batch: Batch) -> None:

@@ -102,7 +102,7 @@ def gap_section(result: Record) -> View:
     return {
         "chart": chart,
         "table": table if shares else [],
-        "metric": metric_title(metric),
+        "metric": metric_title(metric) + (lower_bound(result) if key == "kl" else ""),
         "lower": not metric.higher_is_better,
         "known": bool(gap),
         "closed": number(gap.get("closed")) is not None,
@@ -140,17 +140,23 @@ def side_by_side(result: Record) -> View:
         "chart": chart,
         "far": far,
         "second": {
-            "kl": "KL to the teacher, nats a token",
+            "kl": f"KL to the teacher{lower_bound(result)}, nats a token",
             "nll": "NLL, nats a token: the logarithm of the perplexity",
         }[second],
         "taught": [view for view in views if not view["untrained"]],
     }
 
 
+def lower_bound(result: Record) -> str:
+    """Of which tokens a KL is, where the teacher does not tell of all: what is left out of it can only add to it."""
+    told = number(result.get("kl_likeliest"))
+    return "" if told is None else f" over its {told:,.0f} likeliest tokens, a lower bound"
+
+
 def _column(key: str, result: Record) -> View:
     names = {
         "score": ("Score", score_name(result)),
-        "kl": ("KL, nats a token", "to the teacher, lower is closer"),
+        "kl": ("KL, nats a token", f"to the teacher{lower_bound(result)}, lower is closer"),
         "agreement": ("Top-1 agreement", "same most probable token"),
         "perplexity": ("Perplexity", "lower is better"),
         "nll": ("NLL, nats a token", "lower is better"),

@@ -19,7 +19,8 @@ class LanguageGates:
         gain_over_sft: what the student must gain over the one fine-tuned on the same completions without a teacher, more than this.
         gain_over_untouched: the same, over the student before any training.
         gap_closed: the share of the way from the untouched student to the teacher that must be gone, at least.
-        kl: per-token KL(teacher‖student) on the test completions in nats, at most.
+        kl: per-token KL(teacher‖student) on the test completions in nats, at most. A teacher that tells its likeliest tokens
+            alone leaves a lower bound of it, which may fail and never passes.
         size_ratio: bytes of the student over bytes of the teacher, at most.
         latency_ratio: time of one request (its own prompt, and a completion of mean length), student over teacher, at most.
     """

@@ -32,6 +32,8 @@ class Evidence:
         metric: what arms are compared on, ``score`` or ``kl``.
         fraction: whether that is a share, told in points.
         values: by arm ``[S, N]``, of the metric, more being better: what an undecided gate is asked of for how much more would decide.
+        likeliest: of how many of its likeliest tokens the teacher told, where the KL is of these and the rest as one, a lower bound;
+            None where it is of all.
     """
 
     arms: Mapping[str, Any]
@@ -41,6 +43,7 @@ class Evidence:
     metric: str
     fraction: bool
     values: Mapping[str, NDArray[Any]]
+    likeliest: int | None = None
 
     def gain(self, other: str) -> Mapping[str, Any] | None:
         """The comparison of the judged arm with another, turned so that more is better."""
@@ -177,6 +180,10 @@ def _ceiling(limit: float | None, evidence: Evidence) -> Json | None:
     low, high = interval
     said = f"The per-token KL to the teacher is {value:.3g} nats (95% interval: {low:.3g} to {high:.3g})"
     allowed = f"the {limit:g} allowed"
+    if evidence.likeliest is not None and low <= limit:
+        bound = f"of its {evidence.likeliest:,} likeliest tokens and all others as one: a lower bound"
+        why = f"{said}, {bound}, since the teacher tells of no others; whether the whole is within {allowed} is not known."
+        return gate_of("kl", value, limit, None, why)
     if high <= limit:
         return gate_of("kl", value, limit, True, f"{said}; all of the interval is within {allowed}.")
     if low > limit:

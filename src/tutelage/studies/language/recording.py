@@ -67,6 +67,7 @@ def assemble_language(found: Findings) -> Json:
     arms = {arm: _arm(found.descriptions[arm], runs, values[arm], found.score) for arm, runs in found.runs.items()}
     compared = _comparisons(values)
     gap = _gap(values, metric)
+    likeliest = _likeliest(found.runs)
     evidence = Evidence(
         arms=arms,
         comparisons=compared,
@@ -75,6 +76,7 @@ def assemble_language(found: Findings) -> Json:
         metric=metric,
         fraction=found.score is not None and found.score.fraction,
         values={arm: (1 if COMPARED[metric] else -1) * each[metric] for arm, each in values.items() if metric in each},
+        likeliest=likeliest,
     )
     trained = {arm: runs for arm, runs in found.runs.items() if arm not in (TEACHER, UNTOUCHED)}
     return {
@@ -85,6 +87,7 @@ def assemble_language(found: Findings) -> Json:
         "metric": metric,
         "score_name": found.score.name if found.score is not None else None,
         "score_is_share": found.score is not None and found.score.fraction,
+        "kl_likeliest": likeliest,
         "gap": gap,
         "context": found.context,
         "cost": dict(found.cost),
@@ -92,6 +95,13 @@ def assemble_language(found: Findings) -> Json:
         "evidence": {"curves": {arm: [curves_of(run.seed, run.log) for run in runs] for arm, runs in trained.items()}},
         "verdict": judge_language(found.gates, evidence),
     }
+
+
+def _likeliest(runs: Mapping[str, Sequence[LanguageRun]]) -> int | None:
+    """Of how many of its likeliest tokens the teacher told, where the KL is of these alone; None where it is of all."""
+    sums = [run.measured.sums for each in runs.values() for run in each]
+    told = [int(one.likeliest[0]) for one in sums if one is not None and one.likeliest is not None]
+    return min(told, default=None)
 
 
 def _values(runs: Sequence[LanguageRun]) -> dict[str, Values]:
