@@ -13,11 +13,19 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from language_project import rows, write_project, write_rows
+from tutelage.studies.language import costing
 
 COMMAND = Path(sys.executable).with_name("tutelage")
 RUN = Path("runs/sorts")
 #: What makes a run short: one arm, few steps, nothing to show.
 SHORT = ("training.max_steps=2", "study.arms=[kd]", "samples.count=1", "score=null")
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model costs is not what these tests are about."""
+    monkeypatch.setattr(costing, "_ROUNDS", 1)
+    monkeypatch.setattr(costing, "_MOST_ROUNDS", 1)
 
 
 @pytest.fixture
@@ -45,6 +53,8 @@ def test_a_run_tells_its_arms_and_leaves_plain_folders(tutelage: Any, project: P
     assert left.code == 0, left.err
     words = " ".join(left.out.split())
     assert "three sorts [v1]: 12 test examples, 1 seed" in words
+    assert "[4/4] kd, seed 0" in left.err
+    assert not any(bar in left.err for bar in ("Writing model shards", "Loading weights", "it/s", "%|"))
     for heading in ("score", "95% interval", "perplexity", "KL, nats"):
         assert heading in words
     assert "29 completions, as given, 58 supervised tokens" in words
