@@ -139,6 +139,7 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> T
         held_out,
         cut=sum(count.cut for count in counts),
         dropped=dropped + sum(count.dropped_prompts + count.dropped_empty for count in counts),
+        max_length=data.max_length,
         layout=data.layout,
     )
     return Texts(found, crossing)

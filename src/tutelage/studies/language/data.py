@@ -110,6 +110,7 @@ class LanguageData:
         test: what each arm is measured on, once.
         cut: examples whose completion was cut by the longest length.
         dropped: examples left out, for whatever reason.
+        max_length: the most tokens of a prompt and its completion together, whoever writes it; None for any number.
         layout: of a batch; the sets' own have it already, those of completions that the teacher writes are made with it.
 
     Raises:
@@ -121,6 +122,7 @@ class LanguageData:
     test: Split
     cut: int = 0
     dropped: int = 0
+    max_length: int | None = None
     layout: Layout = "padded"
 
     def __post_init__(self) -> None:

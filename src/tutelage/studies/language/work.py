@@ -32,6 +32,7 @@ from tutelage.studies.language.lessons import Lessons, Vocabularies, prepare_les
 from tutelage.studies.language.measuring import Exam
 from tutelage.studies.language.meeting import check_meeting, compared_with, crossing_of
 from tutelage.studies.language.recording import TEACHER
+from tutelage.studies.language.room import check_room
 from tutelage.studies.language.speaking import ModuleSpeaker, SignalSpeaker, Writer
 from tutelage.studies.language.training import (
     LanguagePlan,
@@ -274,6 +275,7 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
     student = check_student(study.student, study.seed_list[0])
     _expect_tokens(student, study.data)
     check_meeting(study)
+    check_room(study, student, _model_of(study.teacher))
     eos = study.eos
     if eos is None:
         eos = eos_ids(study.tokenizer, getattr(student, "generation_config", None))
