@@ -214,6 +214,29 @@ def test_scores_arms_and_generation_are_what_was_said(project: Path) -> None:
     assert isinstance(built(project, "score={exact_match: sort}").score, ExactMatch)
 
 
+def test_a_file_of_the_users_code_decides_with_all_its_lines(tmp_path: Path) -> None:
+    """A filter or a score whose helper was mended would be held for the one whose verdicts lie in the run's folder."""
+    folder = write_project(tmp_path / "sorts")
+    asked = (
+        "score={python: 'own.py:share'}",
+        "generate={max_new_tokens: 4, filters: {python: 'own.py:share'}}",
+        "study.arms=[kd, {written: {completions: teacher, objective: [{term: cross_entropy}]}}]",
+    )
+    found: list[Any] = []
+    for half in (2, 2, 3):
+        (folder / "own.py").write_text(
+            f"def share(text, row):\n    return helped()\n\ndef helped():\n    return 1 / {half}\n"
+        )
+        study = built(folder, *asked)
+        assert study.score is not None
+        assert study.generation is not None
+        found.append((study.score.describe(), study.generation.describe(), study.fingerprint))
+    assert found[0] == found[1]
+    assert found[1][0] != found[2][0]
+    assert found[1][1] != found[2][1]
+    assert found[1][2] == found[2][2], "neither decides the weights of an arm that learns from given texts"
+
+
 def test_rows_without_answers_are_for_the_teacher_to_write(project: Path, tmp_path: Path) -> None:
     folder = write_project(tmp_path / "sorts", [{key: row[key] for key in ("gloss", "sort")} for row in rows()])
     study = built(folder, "data.completions=teacher", "generate={max_new_tokens: 4, greedy: true}")

@@ -99,6 +99,25 @@ def test_completions_of_other_settings_are_refused(facts: Any, generation: Gener
         written(tmp_path, Dictating(say), generation, facts)
 
 
+def test_another_filter_of_the_same_name_is_another_filter(tmp_path: Path) -> None:
+    """A filter that was mended after a first look would go on with what it kept before, and mix both where the writing was cut off."""
+
+    def by(lines: str) -> Generation:
+        names: dict[str, Any] = {}
+        exec(compile(lines, "<filter>", "exec"), names)
+        return Generation(Sampling(2), filters=Filters(python=names["keep"], python_digest=lines))
+
+    say = lambda token, stream: "beast <eos>"  # noqa: E731
+    every = "def keep(text, row): return True"
+    assert len(written(tmp_path, Dictating(say), by(every)).completions) == 10
+    assert len(written(tmp_path, Dictating(say), by(every)).completions) == 10
+    with pytest.raises(CheckpointError, match="python contents"):
+        written(tmp_path, Dictating(say), by("def keep(text, row): return False"))
+    one = Filters(python=lambda text, row: True)
+    other = Filters(python=lambda text, row: bool(text))
+    assert one.describe()["python contents"] != other.describe()["python contents"]
+
+
 def test_what_is_dropped_is_counted_and_kept_beside(tmp_path: Path) -> None:
     """Dropped without a word, a filter that drops nearly everything would look like little data."""
     texts = ["beast <eos>", "beast", "<eos>", "meal town beast meal <eos>", "town <eos>", *["meal <eos>"] * 5]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +14,7 @@ from tutelage.data import Ragged
 from tutelage.data.language import Row
 from tutelage.errors import ConfigError, DataError
 from tutelage.evaluation.inputs import Floats
+from tutelage.files import digest_of_lines
 
 
 class Speaker(Protocol):
@@ -64,8 +63,8 @@ class ChoiceScore:
     cannot be given. It misleads where choices differ much in length: a longer one has more tokens to be improbable.
 
     Args:
-        choices: the K answers.
-        column: of the row, which holds the right one.
+        choices: the K answers, as they are written behind the prompt: in plain text mostly with a space in front.
+        column: of the row, which holds the right one; spaces around it do not matter.
 
     Raises:
         ConfigError: fewer than two different choices.
@@ -75,7 +74,9 @@ class ChoiceScore:
     column: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.choices, str) or len(set(self.choices)) < max(2, len(self.choices)):
+        if isinstance(self.choices, str) or len({choice.strip() for choice in self.choices}) < max(
+            2, len(self.choices)
+        ):
             raise ConfigError(
                 f"choices are {self.choices!r}, expected at least two different texts: nothing could be wrong"
             )
@@ -96,17 +97,16 @@ class ChoiceScore:
 
     def __call__(self, speaker: Speaker, prompts: Ragged, rows: Sequence[Row]) -> Floats:
         """0 or 1 for each example ``[N]``."""
-        right = [_cell(row, self.column, index) for index, row in enumerate(rows)]
-        unknown = next((index for index, answer in enumerate(right) if answer not in self.choices), None)
+        right = [_cell(row, self.column, index).strip() for index, row in enumerate(rows)]
+        known = [choice.strip() for choice in self.choices]
+        unknown = next((index for index, answer in enumerate(right) if answer not in known), None)
         if unknown is not None:
             raise DataError(
                 f"row {unknown} has {right[unknown]!r} in the column {self.column!r}, which is none of the choices "
                 f"({', '.join(map(repr, self.choices))}): no answer to it could be right; name it among them, or drop the row"
             )
         likeliest = speaker.choice_scores(prompts, self.choices).argmax(dim=1).tolist()
-        return np.array(
-            [self.choices[best] == answer for best, answer in zip(likeliest, right, strict=True)], np.float64
-        )
+        return np.array([known[best] == answer for best, answer in zip(likeliest, right, strict=True)], np.float64)
 
 
 @dataclass(frozen=True)
@@ -158,22 +158,21 @@ class PythonScore:
         name: in words.
         max_new_tokens: how much is written at most.
         fraction: whether the numbers are shares, from 0 to 1.
+        digest: of the code that the function is made of, such as its file; None for its own lines.
     """
 
     function: Callable[[str, Row], float]
     name: str = "score"
     max_new_tokens: int = 64
     fraction: bool = True
+    digest: str | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What decides it; the function by its name and a hash of its lines, where they can be read."""
+        """What decides it; the function by its name and a hash of its code, where that can be read."""
         function = getattr(self.function, "__qualname__", type(self.function).__name__)
         said = {"name": self.name, "function": function, "max_new_tokens": self.max_new_tokens}
-        try:
-            lines = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            return said
-        return {**said, "lines": sha256(lines.encode()).hexdigest()[:16]}
+        digest = self.digest or digest_of_lines(self.function)
+        return said if digest is None else {**said, "lines": digest}
 
     def __call__(self, speaker: Speaker, prompts: Ragged, rows: Sequence[Row]) -> Floats:
         """The function's number for each example ``[N]``.

@@ -23,6 +23,7 @@ from tutelage.config.language.texts import Tokenizers, read_data, read_tokenizer
 from tutelage.config.models import facts_of, naming
 from tutelage.data.language import eos_ids
 from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, PythonScore, TaskScore
+from tutelage.files import sha256_of
 from tutelage.models.sampling import Sampling
 from tutelage.objectives import Objective, objective_from_config
 from tutelage.studies.language import Filters, Generation, LanguageArm, LanguageGates, LanguageStudy
@@ -132,6 +133,7 @@ def _filters(section: FiltersSection, folder: Path) -> Filters:
         max_tokens=section.max_tokens,
         python=function,
         python_name=section.python,
+        python_digest=_file_digest(section.python, folder),
     )
 
 
@@ -145,7 +147,18 @@ def _score(section: ScoreSection | None, folder: Path) -> TaskScore | None:
     assert section.python is not None  # check_score found one of the three
     function = user_function(section.python, folder, "score.python")
     name = section.python.rpartition(":")[2].replace("_", " ")
-    return PythonScore(function, name=name, max_new_tokens=section.max_new_tokens, fraction=section.fraction)
+    return PythonScore(
+        function,
+        name=name,
+        max_new_tokens=section.max_new_tokens,
+        fraction=section.fraction,
+        digest=_file_digest(section.python, folder),
+    )
+
+
+def _file_digest(reference: str | None, folder: Path) -> str | None:
+    """Of the whole file of a ``file.py:function``: what the function calls there decides as much as its own lines."""
+    return None if reference is None else sha256_of(folder / reference.rpartition(":")[0])[:16]
 
 
 def _fingerprint(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tutelage import __version__
 from tutelage.data import Ragged
 from tutelage.data.language import Row
 from tutelage.errors import CheckpointError, ConfigError, DataError
-from tutelage.files import sha256_of, write_atomically
+from tutelage.files import digest_of_lines, sha256_of, write_atomically
 from tutelage.models.writing import Sampling
 from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.language.speaking import Writer, texts_of
@@ -45,6 +45,7 @@ class Filters:
         max_tokens: at most so many; None for any number.
         python: a function of the text and the example's row that says whether it is kept; None for none.
         python_name: that function in words, for the record.
+        python_digest: of the code that it is made of, such as its file; None for its own lines.
     """
 
     finished: bool = True
@@ -52,6 +53,7 @@ class Filters:
     max_tokens: int | None = None
     python: Callable[[str, Row], bool] | None = None
     python_name: str | None = None
+    python_digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.min_tokens < 1 or (self.max_tokens is not None and self.max_tokens < self.min_tokens):
@@ -74,7 +76,14 @@ class Filters:
     def describe(self) -> Json:
         """What decides what is kept."""
         name = self.python_name or getattr(self.python, "__qualname__", None)
-        said = {"finished": self.finished, "min_tokens": self.min_tokens, "max_tokens": self.max_tokens, "python": name}
+        said: Json = {
+            "finished": self.finished,
+            "min_tokens": self.min_tokens,
+            "max_tokens": self.max_tokens,
+            "python": name,
+        }
+        if self.python is not None:
+            said["python contents"] = self.python_digest or digest_of_lines(self.python)
         return {key: value for key, value in said.items() if value is not None}
 
 
