@@ -263,7 +263,7 @@ def _compared(own: ClassScores, theirs: AnyScores | None, labels: Tensor) -> _An
             kl.append(forward_kl(logits_NC, heard_NC))
             agreement.append(heard_NC.argmax(dim=1) == best)
     known = (torch.cat(found).double() if found else None for found in (nll, kl, agreement))
-    return _Answers(labels, *known, told)
+    return _Answers(labels, *known, likeliest=told)
 
 
 def _summed(parts: list[_Answers], transfer_set: TransferSet) -> TokenSums:
