@@ -32,6 +32,7 @@ from tutelage.data.language import (
     split_rows,
 )
 from tutelage.data.language.crossing import Crossing
+from tutelage.data.language.splitting import row_keys
 from tutelage.errors import ConfigError, DataError
 from tutelage.models import import_from_file
 from tutelage.studies.language import LanguageData, Split
@@ -124,8 +125,11 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> T
         with naming("the test set"):
             tested = _met(_encoded(config, tokenizers, given_test, answered), crossing)
     rows = [parts[0], parts[1], range(len(given_test)) if given_test is not None else parts[2]]
+    alike = _alike(read, data)
+    theirs = alike if given_test is None else _alike(_read(given_test, data, views, answered), data)
     train, validation, held_out = (
-        _split(each, set(members), data) for each, members in zip((made, made, tested), rows, strict=True)
+        _split(each, set(members), groups, data)
+        for each, members, groups in zip((made, made, tested), rows, (alike, alike, theirs), strict=True)
     )
     dropped = 0
     if data.splits.drop_overlap:
@@ -315,8 +319,14 @@ def _met(encoded: Encoded, crossing: Crossing | None) -> Encoded:
         return encoded.in_same_text(crossing)
 
 
-def _split(encoded: Encoded, members: set[int], data: LanguageDataSection) -> Split:
-    """The examples made of these rows."""
+def _alike(rows: Sequence[Row], data: LanguageDataSection) -> list[int]:
+    """Of each row the first one that is its equal, by what the rows are divided by."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(key, index) for index, key in enumerate(row_keys(rows, data.splits.by))]
+
+
+def _split(encoded: Encoded, members: set[int], alike: Sequence[int], data: LanguageDataSection) -> Split:
+    """The examples made of these rows, those of rows that are alike from one source."""
     places = torch.tensor([place for place, row in enumerate(encoded.sources) if row in members], dtype=torch.int64)
     if not len(places):
         raise DataError(
@@ -335,4 +345,5 @@ def _split(encoded: Encoded, members: set[int], data: LanguageDataSection) -> Sp
         prompts=encoded.prompts.take(places),
         teacher_prompts=taught.take(places) if taught is not None else None,
         references=[told[place] for place in places.tolist()] if told is not None else None,
+        sources=torch.tensor([alike[encoded.sources[place]] for place in places.tolist()]),
     )

@@ -23,6 +23,8 @@ class Split:
         prompts: N prompts as the student is deployed with them.
         teacher_prompts: N prompts as the teacher sees them, in its own vocabulary; None for the student's.
         references: N given answers as texts, to be shown beside the models'; None where there are none.
+        sources: int64 ``[N]``, of each example what it was made of: pieces of one text, turns of one chat, questions about one passage
+            have the same number, and count as one in every interval; None where each stands for itself.
 
     Raises:
         DataError: another number of one than of the others.
@@ -33,6 +35,7 @@ class Split:
     prompts: Ragged
     teacher_prompts: Ragged | None = None
     references: Sequence[str | None] | None = None
+    sources: Tensor | None = None
 
     def __post_init__(self) -> None:
         parts = {name: len(part) for name, part in vars(self).items() if part is not None}
@@ -75,6 +78,7 @@ class Split:
             prompts=self.prompts.take(rows),
             teacher_prompts=None if self.teacher_prompts is None else self.teacher_prompts.take(rows),
             references=None if self.references is None else [self.references[row] for row in chosen],
+            sources=None if self.sources is None else self.sources[rows],
         )
 
     def shared(self, other: Split) -> Tensor:

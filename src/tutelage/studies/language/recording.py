@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tutelage.data import Completions, Ragged, TransferSet
 from tutelage.evaluation.language import per_token, perplexity, share_closed
@@ -62,7 +63,7 @@ class Findings:
 
 def assemble_language(found: Findings) -> Json:
     """The part of ``result.json`` that says what was found."""
-    values = {arm: _values(runs) for arm, runs in found.runs.items()}
+    values = {arm: _values(runs, found.data.test.sources) for arm, runs in found.runs.items()}
     metric = "score" if found.score is not None else "kl"
     arms = {arm: _arm(found.descriptions[arm], runs, values[arm], found.score) for arm, runs in found.runs.items()}
     compared = _comparisons(values)
@@ -104,18 +105,34 @@ def _likeliest(runs: Mapping[str, Sequence[LanguageRun]]) -> int | None:
     return min(told, default=None)
 
 
-def _values(runs: Sequence[LanguageRun]) -> dict[str, Values]:
-    """By metric ``[S, N]``: scores whose means and spread are those of the metric (:func:`per_token` where it is one of tokens)."""
+def _values(runs: Sequence[LanguageRun], sources: Tensor | None) -> dict[str, Values]:
+    """By metric ``[S, G]``: scores whose means and spread are those of the metric (:func:`per_token` where it is one of tokens), one for
+    each source of examples: what was made of one text is not several proofs."""
     found: dict[str, Values] = {}
     sums = [run.measured.sums for run in runs]
     for name in ("nll", "kl", "agreement"):
         each = [getattr(one, name) for one in sums if one is not None]
         if len(each) == len(runs) and all(values is not None for values in each) and sums[0] is not None:
-            found[name] = per_token(np.stack(each), sums[0].tokens)
+            found[name] = per_token(_by_source(np.stack(each), sources), _by_source(sums[0].tokens, sources))
     scores = [run.measured.scores for run in runs]
     if all(values is not None for values in scores):
-        found["score"] = np.stack([values for values in scores if values is not None])
+        stacked = np.stack([values for values in scores if values is not None])
+        counts = _by_source(np.ones(stacked.shape[1], dtype=np.int64), sources)
+        # the mean over examples, with the spread of a ratio of sums where sources have several
+        found["score"] = stacked if (counts == 1).all() else per_token(_by_source(stacked, sources), counts)
     return found
+
+
+def _by_source(values: NDArray[Any], sources: Tensor | None) -> NDArray[Any]:
+    """Sums ``[..., G]`` over the examples ``[..., N]`` of each source; as they are where each stands for itself."""
+    if sources is None:
+        return values
+    known, group = np.unique(sources.numpy(), return_inverse=True)
+    if len(known) == values.shape[-1]:
+        return values
+    summed = np.zeros((*values.shape[:-1], len(known)), dtype=values.dtype)
+    np.add.at(summed, (..., group), values)
+    return summed
 
 
 def _arm(description: str, runs: Sequence[LanguageRun], values: Mapping[str, Values], score: TaskScore | None) -> Json:

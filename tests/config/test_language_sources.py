@@ -1,0 +1,56 @@
+"""Which test examples of a config's study are of one source, and so count as one in every interval."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from language_project import write_project, write_rows
+from tutelage.config import LanguageConfig, load_config
+from tutelage.config.language.building import build_language_study
+
+WORDS = "small large old that eats grows walks cut".split()
+PAIRS = [f"{one} {other}" for one in WORDS for other in WORDS][:40]
+TEXTS = [{"text": " ".join([f"{pair} thing"] * count)} for count, pair in enumerate(PAIRS, 9)]
+CHATS = [
+    {
+        "messages": [
+            {"role": role, "content": f"{pair} {turn}"} for turn in ("a", "one") for role in ("user", "assistant")
+        ]
+    }
+    for pair in PAIRS
+]
+QUESTIONS = [
+    {"gloss": f"{pair} {word}", "sort": "food", "completion": "food", "of": pair}
+    for pair in PAIRS
+    for word in ("a", "one")
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides"),
+    [
+        (
+            TEXTS,
+            ["data.pack_text=true", "data.max_length=20", "views={}"],
+        ),
+        (CHATS, ["data.turns=all", "views={}"]),
+        (QUESTIONS, ["data.splits.by=of"]),
+    ],
+    ids=["pieces", "turns", "groups"],
+)
+def test_what_was_made_of_one_text_is_one_source(rows: list[Any], overrides: list[str], tmp_path: Path) -> None:
+    """Pieces of one document, and questions about one passage, would each be a proof of their own."""
+    folder = write_project(tmp_path / "sources")
+    write_rows(folder, rows)
+    config = load_config(folder / "config.yaml", ["score=null", "gates={}", *overrides])
+    assert isinstance(config, LanguageConfig)
+    for split in build_language_study(config, folder, "").data.splits.values():
+        assert split.sources is not None
+        keys = [str(row.get("of", row)) for row in split.rows]
+        assert len(set(keys)) < len(keys), "a case with nothing to bring together"
+        assert (
+            len(set(zip(keys, split.sources.tolist(), strict=True)))
+            == len(set(keys))
+            == len(set(split.sources.tolist()))
+        )
