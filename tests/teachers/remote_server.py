@@ -49,6 +49,8 @@ class FakeServer:
         self.looked = 0
         self.times: list[float] = []
         self.url = ""
+        #: What it calls its tokens; it does not say for None.
+        self.words: Callable[[int], str] | None = None
 
     def models(self) -> dict[str, Any]:
         """What ``GET /v1/models`` says."""
@@ -79,7 +81,7 @@ class FakeServer:
                 kept = [*best[: asked["prompt_logprobs"]].tolist(), token]
                 rank = {int(t): r + 1 for r, t in enumerate(best)}
                 places.append(
-                    {str(t): {"logprob": float(log_p[place, t]), "rank": rank[t], "decoded_token": "x"} for t in kept}
+                    {str(t): {"logprob": float(log_p[place, t]), "rank": rank[t], **self._named(t)} for t in kept}
                 )
             return {"prompt_logprobs": places, "prompt_token_ids": text}
         if asked.get("echo") and "echo" in self.dialects:
@@ -90,12 +92,19 @@ class FakeServer:
                 tops.append({f"token_id:{t}": float(log_p[place, t]) for t in best})
             return {
                 "logprobs": {
-                    "tokens": [f"token_id:{t}" for t in [*text, 0]],
+                    "tokens": [self._echoed(t, asked) for t in [*text, 0]],
                     "token_logprobs": [*own, -1.0],
                     "top_logprobs": tops,
                 }
             }
         return {}
+
+    def _named(self, token: int) -> dict[str, str]:
+        return {} if self.words is None else {"decoded_token": self.words(token)}
+
+    def _echoed(self, token: int, asked: dict[str, Any]) -> str:
+        numbers = self.words is None or asked.get("return_tokens_as_token_ids")
+        return f"token_id:{token}" if numbers or self.words is None else self.words(token)
 
     def _written(self, text: list[int], asked: dict[str, Any]) -> dict[str, Any]:
         """The most probable token each time, or draws of the request's own seed."""

@@ -73,6 +73,49 @@ def test_it_gives_the_most_probable_of_each_place_of_the_completion(server: Fake
     assert (said.form, said.temperature, said.classes) == ("top_k", 1.0, CLASSES)
 
 
+class Words:
+    """A vocabulary of as many words as the server has tokens."""
+
+    def __len__(self) -> int:
+        return CLASSES
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(f" word{token}" for token in tokens)
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return f"Ġword{token}"
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "echo"])
+@pytest.mark.parametrize("said", [" word{}", "word{}", "Ġword{}", "\ufffd{}"])
+def test_a_server_that_calls_its_tokens_alike_is_taken(server: FakeServer, dialect: str, said: str):
+    """Texts and names of tokens differ in spaces alone: refused for these, no server of another make could teach."""
+    server.dialects, server.words = (dialect,), said.format
+    assert targets_of(teacher_of(server, tokenizer=Words())).ids.shape[1] == K
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "echo"])
+def test_another_vocabulary_of_as_many_tokens_is_refused(server: FakeServer, dialect: str):
+    """Every number would be there and mean another word: the student would be taught nonsense with a falling loss."""
+    server.dialects, server.words = (dialect,), lambda token: f" word{(token + 1) % CLASSES}"
+    with pytest.raises(
+        TeacherError, match=r"another vocabulary: of \d+ tokens .*called otherwise .*' word0' / ' word1'"
+    ):
+        targets_of(teacher_of(server, tokenizer=Words()))
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "echo"])
+def test_where_the_server_names_no_tokens_that_is_said_once(
+    server: FakeServer, dialect: str, caplog: pytest.LogCaptureFixture
+):
+    """A check that could not be made is taken for one that was passed."""
+    server.dialects = (dialect,)
+    teacher = teacher_of(server, tokenizer=Words())
+    targets_of(teacher)
+    targets_of(teacher)
+    assert caplog.text.count("nothing shows whether 'teacher' has the student's tokenizer") == 1
+
+
 def test_with_all_tokens_kept_the_loss_is_that_of_the_model_itself(server: FakeServer):
     """The sparse road is exact where nothing is left out: a wrong mass of the rest would show as another KL."""
     said = targets_of(teacher_of(server, k=CLASSES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -12,8 +13,10 @@ from tutelage.data import Batch, hex_id
 from tutelage.errors import ConfigError, TeacherError
 from tutelage.labels.sampling import check_sparse
 from tutelage.signals import Signals, SparseTargets
-from tutelage.teachers.remote_answers import DIALECTS, Dialect, Reading, choices_of, question, speaks
+from tutelage.teachers.remote_answers import DIALECTS, Dialect, Reading, choices_of, question, speaks, words_of
 from tutelage.teachers.remote_client import Answer, RemoteClient
+
+logger = logging.getLogger(__name__)
 
 #: Texts in one request: a server runs them side by side, and an answer stays in the tens of megabytes.
 _TEXTS = 16
@@ -21,6 +24,9 @@ _TEXTS = 16
 _SAME = 0.1
 #: What it is asked then is made of so many of the first tokens: a vocabulary that is padded has none at its end.
 _PROBED = 1024
+
+#: How many tokens' names are held against the tokenizer's, and the share that may be others: some spellings are a server's own.
+_NAMED, _STRANGE = 64, 0.1
 
 #: What is known of a model, and how an answer is asked for.
 Identity = Mapping[str, Any]
@@ -48,6 +54,8 @@ class RemoteTeacher:
         retries: attempts after the first.
         identity: what an earlier :attr:`identity` said; another model is then refused at first contact.
         dialect: how log-probabilities are asked for; ``"auto"`` finds out at first contact.
+        tokenizer: what the numbers mean that it is asked about: what the server calls its tokens is held against it at first contact.
+            None for no such look.
 
     Raises:
         ConfigError: a number, a URL or a dialect that is none; an environment variable that is not set.
@@ -65,6 +73,7 @@ class RemoteTeacher:
         retries: int = 5,
         identity: Identity | None = None,
         dialect: Literal["auto", "vllm", "echo"] = "auto",
+        tokenizer: Any = None,
     ) -> None:
         if classes < 2 or k < 1:
             raise ConfigError(
@@ -76,6 +85,7 @@ class RemoteTeacher:
         self.client = RemoteClient(url, key_env=key_env, timeout=timeout, retries=retries)
         self._expected = dict(identity) if identity is not None else None
         self._dialects: tuple[Dialect, ...] = DIALECTS if dialect == "auto" else (dialect,)
+        self._tokenizer = tokenizer
         self._known: _Known | None = None
 
     def __repr__(self) -> str:
@@ -178,8 +188,38 @@ class RemoteTeacher:
             found = self._look()
             if self._expected is not None and found.identity != self._expected:
                 raise TeacherError(_another(self._expected, found.identity))
+            self._compare_words(found.dialect)
             self._known = found
         return self._known
+
+    def _compare_words(self, dialect: Dialect) -> None:
+        """Refuse a server whose tokens are others under the same numbers, as far as it says what they are."""
+        if self._tokenizer is None:
+            return
+        count = min(self.classes, len(self._tokenizer))
+        text = sorted({place * (count - 1) // (_NAMED - 1) for place in range(_NAMED)})
+        body = question(dialect, self.model, [text], min(self.k, 5))
+        if dialect == "echo":
+            # here its words are wanted, in the place of numbers
+            del body["return_tokens_as_token_ids"]
+        answer = self.client.post("/completions", body)
+        told = {} if answer.refused else words_of(dialect, choices_of(answer.body, 1)[0], text)
+        named = [(token, _called(self._tokenizer, token), word) for token, word in sorted(told.items()) if word]
+        clear = [(token, own, word) for token, own, word in named if "\ufffd" not in word + own[0]]
+        other = [(token, own[0], word) for token, own, word in clear if _bare(word) not in map(_bare, own)]
+        if len(clear) < _NAMED // 8:
+            logger.warning(
+                "the server does not say what its tokens are called, so nothing shows whether %r has the student's tokenizer: see to it "
+                "that it does, or the student is taught other words than were meant",
+                self.model,
+            )
+        elif len(other) > _STRANGE * len(clear):
+            shown = ", ".join(f"{token} ({own!r} / {word!r})" for token, own, word in other[:5])
+            raise TeacherError(
+                f"{self.model!r} has another vocabulary: of {len(clear):,} tokens that it was asked about, {len(other):,} are called "
+                f"otherwise (ours / the server's): {shown}. Its probability of one word would be taught as that of another; serve a model "
+                "with the student's tokenizer, or name its own (teacher.tokenizer) and learn what it writes (teacher.alignment: text)"
+            )
 
     def _contact_again(self, known: _Known) -> None:
         """After an interruption: the same name may be another model's now."""
@@ -250,6 +290,16 @@ class RemoteTeacher:
         found = {**known.identity, "fingerprint": cast(Any, body).get("system_fingerprint")}
         if found != known.identity:
             raise TeacherError(_another(known.identity, found))
+
+
+def _called(tokenizer: Any, token: int) -> tuple[str, str]:
+    """A token as text, and by its name in the vocabulary: servers say the one or the other."""
+    return tokenizer.decode([token]), str(tokenizer.convert_ids_to_tokens(token))
+
+
+def _bare(word: str) -> str:
+    """Without the spaces around it, which are decoded otherwise in the middle of a text than alone."""
+    return word.strip(" ▁Ġ")
 
 
 _Rows = tuple[list[list[int]], list[list[float]]]

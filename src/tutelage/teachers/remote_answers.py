@@ -72,6 +72,22 @@ def speaks(dialect: Dialect, choice: Json) -> bool:
     return isinstance(_echoed(choice).get("top_logprobs"), list)
 
 
+def words_of(dialect: Dialect, choice: Json, text: Sequence[int]) -> dict[int, str]:
+    """What the server says that tokens are called, by number, as far as it says so of a text's own tokens and those beside them."""
+    if dialect == "echo":
+        tokens = _echoed(choice).get("tokens")
+        named = list(zip(text, cast(list[Any], tokens), strict=False)) if isinstance(tokens, list) else []
+    else:
+        places = choice.get("prompt_logprobs")
+        named = [
+            (int(token), _mapping(entry).get("decoded_token"))
+            for place in (cast(list[Any], places) if isinstance(places, list) else ())
+            for token, entry in _mapping(place).items()
+            if token.isdecimal()
+        ]
+    return {token: word for token, word in named if isinstance(word, str) and not word.startswith(_TOKEN)}
+
+
 @dataclass(frozen=True)
 class Reading:
     """How answers are read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,8 +94,8 @@ def build_language_teacher(
     """
     section, width = config.teacher, score_count(student)
     if section.remote is not None:
-        served = _remote(section.remote, width)
         own = tokenizers.teacher or tokenizers.student
+        served = _remote(section.remote, width, own)
         many = config.generate.batch_size if config.generate is not None else 16
         return Taught(served, ServedSpeaker(served, own, eos_ids(own), many))
     if section.itself:
@@ -147,7 +148,7 @@ def _aligned(teacher: Teacher, tokenizers: Tokenizers, crossing: Crossing | None
         return CrossTokenizerTeacher(teacher, crossing, classes=width)
 
 
-def _remote(section: RemoteSection, width: int | None) -> RemoteTeacher:
+def _remote(section: RemoteSection, width: int | None, tokenizer: Any) -> RemoteTeacher:
     classes = section.classes or width
     if classes is None:
         raise ConfigError(
@@ -162,4 +163,5 @@ def _remote(section: RemoteSection, width: int | None) -> RemoteTeacher:
             key_env=section.key_env,
             timeout=section.timeout,
             retries=section.retries,
+            tokenizer=tokenizer,
         )
