@@ -8,8 +8,9 @@ import pytest
 from language_project import write_project, write_rows
 from tutelage.config import LanguageConfig, load_config
 from tutelage.config.language.building import build_language_study
+from tutelage.errors import TutelageError
 
-WORDS = "small large old that eats grows walks cut".split()
+WORDS = ["small", "large", "old", "that", "eats", "grows", "walks", "cut"]
 PAIRS = [f"{one} {other}" for one in WORDS for other in WORDS][:40]
 TEXTS = [{"text": " ".join([f"{pair} thing"] * count)} for count, pair in enumerate(PAIRS, 9)]
 CHATS = [
@@ -54,3 +55,35 @@ def test_what_was_made_of_one_text_is_one_source(rows: list[Any], overrides: lis
             == len(set(keys))
             == len(set(split.sources.tolist()))
         )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"messages": [pair]} for pair in PAIRS], "row 0"),
+        ([{"messages": pair} for pair in PAIRS], "row 0"),
+        (
+            [{**QUESTIONS[0]}, *({"gloss": row["gloss"], "sort": "food"} for row in QUESTIONS[1:])],
+            "row 0 has .* row 1 has none",
+        ),
+        ([{"gloss": "thing", "sort": "food"}, *QUESTIONS], "row 1 has a completion of its own and row 0 has none"),
+    ],
+    ids=["text for a turn", "text for turns", "the first alone", "all but the first"],
+)
+def test_rows_of_no_completions_are_told_by_each_row(rows: list[Any], said: str, tmp_path: Path) -> None:
+    """By the first row alone, what the others bring was ignored or missed; a text in a turn's place was an error of Python's."""
+    folder = write_project(tmp_path / "mixed")
+    write_rows(folder, rows)
+    overrides = [
+        "score=null",
+        "gates={}",
+        "data.completions=teacher",
+        "generate={max_new_tokens: 4, greedy: true}",
+        "views={}",
+    ]
+    if "gloss" in rows[0]:
+        overrides[-1] = "views={student: {user: '{{ gloss }}'}}"
+    config = load_config(folder / "config.yaml", overrides)
+    assert isinstance(config, LanguageConfig)
+    with pytest.raises(TutelageError, match=said):
+        build_language_study(config, folder, "")

@@ -95,8 +95,12 @@ class ChoiceScore:
         """What decides it."""
         return {"choices": list(self.choices), "column": self.column}
 
-    def __call__(self, speaker: Speaker, prompts: Ragged, rows: Sequence[Row]) -> Floats:
-        """0 or 1 for each example ``[N]``."""
+    def expected(self, rows: Sequence[Row]) -> list[str]:
+        """The right choice of each row.
+
+        Raises:
+            DataError: a row lacks one, or has one that is no choice.
+        """
         right = [_cell(row, self.column, index).strip() for index, row in enumerate(rows)]
         known = [choice.strip() for choice in self.choices]
         unknown = next((index for index, answer in enumerate(right) if answer not in known), None)
@@ -105,6 +109,12 @@ class ChoiceScore:
                 f"row {unknown} has {right[unknown]!r} in the column {self.column!r}, which is none of the choices "
                 f"({', '.join(map(repr, self.choices))}): no answer to it could be right; name it among them, or drop the row"
             )
+        return right
+
+    def __call__(self, speaker: Speaker, prompts: Ragged, rows: Sequence[Row]) -> Floats:
+        """0 or 1 for each example ``[N]``."""
+        right = self.expected(rows)
+        known = [choice.strip() for choice in self.choices]
         likeliest = speaker.choice_scores(prompts, self.choices).argmax(dim=1).tolist()
         return np.array([known[best] == answer for best, answer in zip(likeliest, right, strict=True)], np.float64)
 
@@ -137,9 +147,17 @@ class ExactMatch:
         """What decides it."""
         return dict(vars(self))
 
+    def expected(self, rows: Sequence[Row]) -> list[str]:
+        """The right text of each row.
+
+        Raises:
+            DataError: a row lacks one.
+        """
+        return [_cell(row, self.column, index) for index, row in enumerate(rows)]
+
     def __call__(self, speaker: Speaker, prompts: Ragged, rows: Sequence[Row]) -> Floats:
         """0 or 1 for each example ``[N]``."""
-        right = [_cell(row, self.column, index) for index, row in enumerate(rows)]
+        right = self.expected(rows)
         written = speaker.texts(prompts, self.max_new_tokens)
         return np.array(
             [self._as_compared(a) == self._as_compared(b) for a, b in zip(written, right, strict=True)], np.float64
@@ -181,7 +199,8 @@ class PythonScore:
             DataError: a number that is not finite, or no share where shares were promised.
         """
         written = speaker.texts(prompts, self.max_new_tokens)
-        found = np.array([float(self.function(text, row)) for text, row in zip(written, rows, strict=True)], np.float64)
+        given = enumerate(zip(written, rows, strict=True))
+        found = np.array([self._number(text, row, index) for index, (text, row) in given], np.float64)
         low, high = (0.0, 1.0) if self.fraction else (-np.inf, np.inf)
         wrong = ~(np.isfinite(found) & (found >= low) & (found <= high))
         if wrong.any():
@@ -192,6 +211,22 @@ class PythonScore:
                 "over such numbers would say nothing; mend the function"
             )
         return found
+
+    def _number(self, text: str, row: Row, index: int) -> float:
+        try:
+            found: Any = self.function(text, row)
+        except Exception as error:
+            raise DataError(
+                f"the score {self.name!r} fails for the test example {index} ({text!r}): {type(error).__name__}: {error}; it is asked "
+                "about whatever a model writes, also about nothing: mend the function"
+            ) from error
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"the score {self.name!r} gave {found!r} for the test example {index} ({text!r}), expected a number: no mean could be "
+                "taken; mend the function"
+            ) from None
 
 
 def _cell(row: Row, column: str, index: int) -> str:

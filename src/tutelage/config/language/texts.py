@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -112,7 +112,7 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> T
         pool, given_test = read_rows(_source(data, folder))
         pool = pool[: data.limit]
         _check_test(data, given_test)
-        answered = _answers_wanted(config) or _has_answer(pool[0], data)
+        answered = _answers_wanted(config) or _have_answers(pool, data)
         if given_test is not None:
             pool = _without_overlap(pool, given_test, data, views, answered)
         test, read = data.splits.test or 0.0, _read(pool, data, views, answered)
@@ -265,10 +265,26 @@ def _answers_wanted(config: LanguageConfig) -> bool:
     return "data" in (config.data.completions, *(arm.completions for arm in own.values()))
 
 
+def _have_answers(rows: Sequence[Row], data: LanguageDataSection) -> bool:
+    """Whether the rows bring completions of their own, where none is learnt from: then they are what is measured on.
+
+    Raises:
+        DataError: some do and some do not.
+    """
+    has = [_has_answer(row, data) for row in rows]
+    if any(has) and not all(has):
+        raise DataError(
+            f"row {has.index(True)} has a completion of its own and row {has.index(False)} has none: with completions: teacher the "
+            "held-out rows are measured on their own completions or on those that the teacher writes, never on a mixture; complete the "
+            f"others, or take them out of all (such as with data.completion: none, where the column is {data.completion!r})"
+        )
+    return all(has)
+
+
 def _has_answer(row: Row, data: LanguageDataSection) -> bool:
     messages = row.get(data.messages)
-    answered = isinstance(messages, Sequence) and messages and messages[-1].get("role") == "assistant"
-    return row.get(data.completion) is not None or bool(answered)
+    last = messages[-1] if isinstance(messages, Sequence) and messages else None
+    return row.get(data.completion) is not None or (isinstance(last, Mapping) and last.get("role") == "assistant")
 
 
 def _encoded(config: LanguageConfig, tokenizers: Tokenizers, rows: Sequence[Row], answered: bool) -> Encoded:

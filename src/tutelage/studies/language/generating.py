@@ -71,7 +71,23 @@ class Filters:
             return "too short"
         if self.max_tokens is not None and tokens > self.max_tokens:
             return "too long"
-        return "refused" if self.python is not None and not self.python(line["text"], row) else None
+        return "refused" if self.python is not None and not self._keeps(self.python, line, row) else None
+
+    def _keeps(self, function: Callable[[str, Row], bool], line: Mapping[str, Any], row: Row) -> bool:
+        name, text = self.python_name or getattr(function, "__qualname__", "of the user's"), line["text"]
+        try:
+            found: Any = function(text, row)
+        except Exception as error:
+            raise DataError(
+                f"the filter {name} fails for the completion {text!r} of example {line['example']}: {type(error).__name__}: {error}; it is "
+                "asked about whatever the teacher writes, also about nothing: mend the function"
+            ) from error
+        if found is None:
+            raise DataError(
+                f"the filter {name} gave None for the completion {text!r} of example {line['example']}, expected whether it is kept: all "
+                "would be dropped without a word; return True or False"
+            )
+        return bool(found)
 
     def describe(self) -> Json:
         """What decides what is kept."""

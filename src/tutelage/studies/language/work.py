@@ -16,7 +16,7 @@ from tutelage.data import Completions, TransferSet
 from tutelage.data.language import eos_ids
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.evaluation.language import RememberedScores
-from tutelage.evaluation.task_score import Speaker
+from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, Speaker
 from tutelage.models.adapters import has_adapters, merged
 from tutelage.objectives import as_objective
 from tutelage.signals import ClassMap, SparseTargets
@@ -33,7 +33,7 @@ from tutelage.studies.language.measuring import Exam
 from tutelage.studies.language.meeting import check_meeting, compared_with, crossing_of
 from tutelage.studies.language.recording import TEACHER
 from tutelage.studies.language.room import check_room
-from tutelage.studies.language.speaking import ModuleSpeaker, SignalSpeaker, Writer
+from tutelage.studies.language.speaking import ModuleSpeaker, SignalSpeaker, Writer, choice_tokens
 from tutelage.studies.language.training import (
     LanguagePlan,
     LanguageRun,
@@ -276,6 +276,7 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
     _expect_tokens(student, study.data)
     check_meeting(study)
     check_room(study, student, _model_of(study.teacher))
+    _try_score(study)
     eos = study.eos
     if eos is None:
         eos = eos_ids(study.tokenizer, getattr(student, "generation_config", None))
@@ -299,6 +300,21 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
             if labels is not None:
                 check_form(labels, {arm: plan.objective}, student, probe)
     return work
+
+
+def _try_score(study: LanguageStudy) -> None:
+    """Find out that the test rows have what the score reads, and both tokenizers its choices.
+
+    Raises:
+        TutelageError: they have not.
+    """
+    score = study.score
+    if isinstance(score, ChoiceScore | ExactMatch):
+        score.expected(study.data.test.rows)
+    if isinstance(score, ChoiceScore):
+        for tokenizer in (study.tokenizer, study.teacher_tokenizer):
+            if tokenizer is not None:
+                choice_tokens(tokenizer, score.choices)
 
 
 def _expect_tokens(student: nn.Module, data: LanguageData) -> None:
