@@ -111,7 +111,7 @@ def test_rows_of_a_given_test_set_are_not_learnt_from(project: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (["teacher={self: true}"], ModuleTeacher),
+        (["teacher={self: true}", "student.model.python=models.py:teacher"], ModuleTeacher),
         (
             [
                 "teacher={ensemble: [{model: {python: 'models.py:teacher'}, weight: 3}], tokenizer: 'models.py:tokenizer'}"
@@ -162,6 +162,31 @@ def test_a_teacher_that_is_the_student_has_its_weights_and_its_own_view(project:
     own = {name.removeprefix("base_model.model."): weight for name, weight in student.named_parameters()}
     assert torch.equal(own["model.embed_tokens.weight"], taught["model.embed_tokens.weight"])
     assert study.data.test.teacher_prompts is not None
+
+
+def test_a_teacher_that_is_the_student_is_the_first_seeds_untouched_one(project: Path) -> None:
+    """Drawn from whatever state the process is in, what its files lack (here a head) would be another one in each process, and no
+    cut-off run could go on."""
+    model: Any = built(project).student()
+    weights = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    model.save_pretrained(project / "headless", state_dict=weights)
+    asked = (
+        "teacher={self: true}",
+        "student={model: {hub: headless}, tokenizer: 'models.py:tokenizer'}",
+        "study.seeds=[3, 1]",
+    )
+    for state in (5, 6):
+        torch.manual_seed(state)
+        study = built(project, *asked)
+        assert isinstance(study.teacher, ModuleTeacher)
+        assert weights_digest(study.teacher.model) == weights_digest(build_seeded(study.student, 3))
+
+
+def test_a_student_of_random_weights_does_not_teach_itself(project: Path) -> None:
+    """Its weights follow the seed: under every seed but one it would be taught another model's noise."""
+    assert "makes other weights from another seed" in mistake(project, "teacher={self: true}")
+    study = built(project, "teacher={self: true}", "student.model.python=models.py:teacher")
+    assert weights_digest(build_seeded(study.student, 0)) == weights_digest(build_seeded(study.student, 1))
 
 
 def test_a_student_of_some_of_the_teachers_layers(project: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from tutelage.config.building import labels_of
 from tutelage.config.language.checking import arms_of
@@ -22,10 +22,12 @@ from tutelage.config.language.schema import (
 from tutelage.config.language.texts import Tokenizers, read_data, read_tokenizers, user_function
 from tutelage.config.models import facts_of, naming
 from tutelage.data.language import eos_ids
+from tutelage.errors import ConfigError
 from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, PythonScore, TaskScore
 from tutelage.files import sha256_of
 from tutelage.models.sampling import Sampling
 from tutelage.objectives import Objective, objective_from_config
+from tutelage.studies.arm import build_seeded, weights_digest
 from tutelage.studies.language import Filters, Generation, LanguageArm, LanguageGates, LanguageStudy
 from tutelage.training.on_policy import OnPolicy
 
@@ -50,8 +52,7 @@ def build_language_study(config: LanguageConfig, folder: Path, command: str) -> 
     score = _score(config.score, folder)
     generation = _generation(config.generate, folder)
     data, crossing = read_data(config, folder, tokenizers)
-    with torch.random.fork_rng(devices=[]):
-        student = bare_student(config, folder)
+    student = _untouched(config, folder)
     ends = eos_ids(tokenizers.student, getattr(student, "generation_config", None))
     arms = {name: _arm(name, arm, objective, ends, folder) for name, arm in own.items()}
     teacher = build_language_teacher(config, folder, tokenizers, crossing, student)
@@ -85,6 +86,27 @@ def build_language_study(config: LanguageConfig, folder: Path, command: str) -> 
         command=command,
         config_folder=folder,
     )
+
+
+def _untouched(config: LanguageConfig, folder: Path) -> nn.Module:
+    """The first seed's student before any training, without adapters: the same one in each process.
+
+    Raises:
+        ConfigError: it is to be its own teacher, and was never trained.
+    """
+    seeds = config.study.seeds
+    first = 0 if isinstance(seeds, int) else seeds[0]
+    student = build_seeded(lambda: bare_student(config, folder), first)
+    given = config.student.model
+    if config.teacher.itself and given is not None and given.python is not None and given.checkpoint is None:
+        another = build_seeded(lambda: bare_student(config, folder), first + 1)
+        if weights_digest(another) != weights_digest(student):
+            raise ConfigError(
+                f"teacher.self: {given.python!r} makes other weights from another seed, so they are not trained ones: the student would be "
+                "taught noise, and by another teacher than itself under every seed but the first; give student.model a 'checkpoint: "
+                "file.safetensors', or load trained weights in that function"
+            )
+    return student
 
 
 def _arm(name: str, section: LanguageArmSection, judged: Objective, ends: Sequence[int], folder: Path) -> LanguageArm:
