@@ -299,6 +299,13 @@ def test_written_completions_in_tokens_stay_as_they_are_and_texts_are_ended() ->
         "a fox<|im_end|>",
         "a pear<|im_end|>",
     ]
+    mixed = encoded([ASKED, CHAT], completions=[tokens[0], "a pear"])
+    assert mixed.completions is not None
+    assert mixed.completions.completions.lists()[0] == tokens[0], (
+        "the row's own answer would be taken for the written one"
+    )
+    assert said(mixed)[1][1] == "a pear<|im_end|>"
+    assert mixed.references == encoded(rows).references, "what is right does not change with what was written"
     with pytest.raises(DataError, match="1 written completions for 2 rows"):
         encoded(rows, completions=[[1]])
     with pytest.raises(DataError, match="empty, the first in row 1"):

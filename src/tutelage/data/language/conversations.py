@@ -34,7 +34,8 @@ class Example:
     """One answer and what stands before it.
 
     ``prompt``: turns, or a text (empty where the row has none) · ``answer``: a turn, a text, or None where it is not
-    needed · ``whole``: the answer is the row's plain ``text`` · ``tokens``: the answer as a model has written it.
+    needed · ``whole``: the answer is the row's plain ``text`` · ``tokens`` or ``written``: what a model has written in place of the
+    answer, in tokens or as a text.
     """
 
     row: Row
@@ -43,19 +44,26 @@ class Example:
     answer: Message | str | None
     whole: bool = False
     tokens: Sequence[int] | None = None
+    written: str | None = None
+
+    @property
+    def said(self) -> Message | str | None:
+        """What is to be learnt, where it is not in tokens already."""
+        return self.answer if self.written is None else self.written
 
     @property
     def blank(self) -> bool:
         """Whether there is an answer with nothing in it."""
         if self.tokens is not None:
             return not self.tokens
-        if isinstance(self.answer, str):
-            return not self.answer.strip()
-        return self.answer is not None and not (self.answer["content"].strip() or self.answer.get("tool_calls"))
+        said = self.said
+        if isinstance(said, str):
+            return not said.strip()
+        return said is not None and not (said["content"].strip() or said.get("tool_calls"))
 
     @property
     def reference(self) -> str | None:
-        """The answer as a text, if it is one."""
+        """The row's own answer as a text, if it is one."""
         content = self.answer.get("content") if isinstance(self.answer, dict) else self.answer
         return content if isinstance(content, str) else None
 

@@ -52,7 +52,7 @@ def with_answers(examples: list[Example], drop_empty: bool) -> list[Example]:
 def written_over(example: Example, written: Written) -> Example:
     """The example with what a model has written in place of its answer."""
     if isinstance(written, str):
-        return replace(example, answer=written, whole=False)
+        return replace(example, written=written, whole=False)
     return replace(example, tokens=list(written), whole=False)
 
 
@@ -79,8 +79,8 @@ def drafts_of(own: Side, other: Side | None, examples: list[Example], needs_comp
         if not _read_alike(own, other):
             _refuse_tokens(examples)
             theirs = _answers(other, examples, taught)
-        elif examples[0].tokens is None:
-            _refuse_other_ends(own, other, examples[0], prompts[0], taught[0])
+        elif texts := [place for place, example in enumerate(examples) if example.tokens is None]:
+            _refuse_other_ends(own, other, examples[texts[0]], prompts[texts[0]], taught[texts[0]])
     return [
         replace(draft, completion=answer, teacher_completion=their)
         for draft, answer, their in zip(drafts, answers, theirs, strict=True)
@@ -92,8 +92,13 @@ def _read_alike(own: Side, other: Side) -> bool:
 
 
 def _answers(side: Side, examples: list[Example], prompts: list[Prompt]) -> list[list[int]]:
-    written = [list(example.tokens) for example in examples if example.tokens is not None]
-    return written if len(written) == len(examples) else side.completions(examples, prompts)
+    found = [list(example.tokens or ()) for example in examples]
+    texts = [place for place, example in enumerate(examples) if example.tokens is None]
+    if texts:
+        cut = side.completions([examples[place] for place in texts], [prompts[place] for place in texts])
+        for place, tokens in zip(texts, cut, strict=True):
+            found[place] = tokens
+    return found
 
 
 def _refuse_told(examples: list[Example], prompts: Sequence[Prompt]) -> None:

@@ -92,7 +92,7 @@ class Side:
             ConfigError: neither the chat template nor the tokenizer has one.
         """
         if self._end is None:
-            text = self._answer(replace(example, answer="b"), prompt) if prompt.asked.chat else ""
+            text = self._answer(replace(example, answer="b", written=None), prompt) if prompt.asked.chat else ""
             tokens = self.cutter.one(text)
             place = self.cutter.ending(tokens)
             self._end = self.eos if place is None else tokens[place]
@@ -129,7 +129,7 @@ class Side:
         return text
 
     def _answer(self, example: Example, prompt: Prompt) -> str:
-        answer = example.answer
+        answer = example.said
         assert answer is not None
         if prompt.asked.messages is None:
             if isinstance(answer, str):
