@@ -84,18 +84,12 @@ def write(
         ModelError: scores that are NaN or +inf; an encoder-decoder; weights spread over processes.
         ConfigError: another number of streams than prompts; a batch size below 1.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
-    if streams is not None and streams.shape != (len(prompts),):
-        raise ConfigError(
-            f"streams have shape {tuple(streams.shape)} for {len(prompts):,} prompts, expected one each: prompts would share their chance"
-        )
+    streams = streams_of(prompts, streams, batch_size)
     started = time.perf_counter()
     inner = readable(model)
     check_prompts(inner, prompts, sampling.max_new_tokens)
     given, device = prompts.values.device, device_of(inner)
     prompts = prompts.to(device)
-    streams = torch.arange(len(prompts)) if streams is None else streams.cpu()
     endings = torch.tensor(list(eos), dtype=torch.int64, device=device)
     written: list[Tensor] = [prompts.values[:0]] * len(prompts)
     finished = torch.zeros(len(prompts), dtype=torch.bool)
@@ -109,6 +103,21 @@ def write(
                 written[row] = tokens[:length]
     completions = Ragged.of(written).to(given)
     return Written(completions, finished.to(given), time.perf_counter() - started)
+
+
+def streams_of(prompts: Ragged, streams: Tensor | None, batch_size: int) -> Tensor:
+    """The random stream of each prompt, int64 ``[B]`` on the CPU: as given, or the prompts' numbers.
+
+    Raises:
+        ConfigError: another number of streams than prompts; a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
+    if streams is not None and streams.shape != (len(prompts),):
+        raise ConfigError(
+            f"streams have shape {tuple(streams.shape)} for {len(prompts):,} prompts, expected one each: prompts would share their chance"
+        )
+    return torch.arange(len(prompts)) if streams is None else streams.cpu()
 
 
 def _write_batch(model: nn.Module, prompts: Ragged, sampling: Sampling, endings: Tensor, chance: Tensor) -> _Draft:

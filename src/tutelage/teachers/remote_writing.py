@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tutelage.counters import mix, name_word
-from tutelage.errors import ConfigError, DataError, TeacherError
+from tutelage.errors import DataError, TeacherError
 from tutelage.models.sampling import Sampling
-from tutelage.models.writing import Written
+from tutelage.models.writing import Written, streams_of
 from tutelage.ragged import Ragged
 from tutelage.teachers.remote import RemoteTeacher
 from tutelage.teachers.remote_answers import choices_of
@@ -48,14 +48,8 @@ def write_remotely(
         TeacherError: as :meth:`tutelage.teachers.remote.RemoteTeacher.ask`; a server that gives no token numbers, none at all, more than
             there may be, or that says it ended where no ending stands.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
-    if streams is not None and streams.shape != (len(prompts),):
-        raise ConfigError(
-            f"streams have shape {tuple(streams.shape)} for {len(prompts):,} prompts, expected one each: prompts would share their chance"
-        )
+    seeds = _seeds(sampling.seed, streams_of(prompts, streams, batch_size))
     started = time.perf_counter()
-    seeds = _seeds(sampling.seed, torch.arange(len(prompts)) if streams is None else streams)
 
     def written(row: int) -> tuple[list[int], bool]:
         asked = _question(teacher, prompts[row].tolist(), sampling, seeds[row], eos)
@@ -144,5 +138,5 @@ def _tokens(choice: dict[str, Any], sampling: Sampling, eos: Sequence[int], who:
 
 def _seeds(seed: int, streams: Tensor) -> list[int]:
     """31 bits each, which every server takes."""
-    words = mix(streams.cpu().numpy().astype(np.int64).view(np.uint64) ^ name_word(f"{seed}|written remotely"))
+    words = mix(streams.numpy().astype(np.int64).view(np.uint64) ^ name_word(f"{seed}|written remotely"))
     return [int(word) for word in words >> np.uint64(33)]
