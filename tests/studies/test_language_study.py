@@ -108,14 +108,27 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, dict[str, Any]]) -> No
     ("changes", "said"),
     [
         ({"objective": KL(temperature=2.0)}, "objective"),
-        ({"data": data(view="a {}")}, "test_set"),
-        ({"teacher": ModuleTeacher(llama(9, width=32))}, "compared with"),
+        ({"data": data(view="a {}")}, "the test split's examples"),
+        ({"teacher": ModuleTeacher(llama(9, width=32))}, "the teacher's weights"),
+        ({"fingerprint": {"views.teacher.system": "sort"}}, "views.teacher.system: nothing then, 'sort' now"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(changes: Any, said: str, done: tuple[Path, dict[str, Any]]) -> None:
     """Arms taught otherwise, or tested on other prompts, would be compared as if they were alike."""
     with pytest.raises(CheckpointError, match=said):
         study(**changes).run(done[0])
+
+
+def test_nothing_is_written_into_another_studys_folder(done: tuple[Path, dict[str, Any]]) -> None:
+    """The completions of another teacher would lie in a finished run, which then holds what it never learnt from."""
+    before = sorted(done[0].rglob("*"))
+    generation = Generation(Sampling(3, greedy=True), filters=Filters(finished=False))
+    other = study(teacher=ModuleTeacher(llama(9, width=32)), completions="teacher", generation=generation)
+    with pytest.raises(CheckpointError, match="--out"):
+        other.run(done[0])
+    with pytest.raises(CheckpointError, match="holds another study"):
+        other.generate(done[0])
+    assert sorted(done[0].rglob("*")) == before
 
 
 def test_another_score_is_asked_of_the_students_that_are_there(

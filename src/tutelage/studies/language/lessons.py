@@ -114,11 +114,7 @@ class Lessons:
     @property
     def held_out(self) -> Json:
         """Validation and test split, by a hash of ids, labels and the student's prompts."""
-        return {
-            f"{name}_set": f"{len(split)} examples, {split_digest(split)[:16]}"
-            for name, split in self.data.splits.items()
-            if name != "train"
-        }
+        return held_out_facts(self.data)
 
     @property
     def digest(self) -> str:
@@ -142,6 +138,15 @@ def split_digest(split: Split) -> str:
     """A hash of a split's ids, labels and prompts: ids are of what the teacher sees."""
     given = b"" if split.set is None else bytes_of(split.set)
     return sha256(given + split.prompts.values.numpy().tobytes() + split.prompts.offsets.numpy().tobytes()).hexdigest()
+
+
+def held_out_facts(data: LanguageData) -> Json:
+    """Validation and test split as far as they have completions, by a hash of ids, labels and the student's prompts."""
+    return {
+        f"{name}_set": f"{len(split)} examples, {split_digest(split)[:16]}"
+        for name, split in data.splits.items()
+        if name != "train" and split.set is not None
+    }
 
 
 def prepare_lessons(

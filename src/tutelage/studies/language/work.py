@@ -24,6 +24,7 @@ from tutelage.studies.arm import Progress, build_seeded, weights_digest
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.label_binds import teacher_fact
 from tutelage.studies.language.arms import UNTOUCHED, LanguageArm
+from tutelage.studies.language.belonging import expect_own_folder
 from tutelage.studies.language.budgets import as_many_steps
 from tutelage.studies.language.costing import Deployed, language_costs, prompt_worth
 from tutelage.studies.language.data import LanguageData
@@ -299,6 +300,7 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
             labels = study.labels_of(arm)
             if labels is not None:
                 check_form(labels, {arm: plan.objective}, student, probe)
+    expect_own_folder(work)
     return work
 
 
