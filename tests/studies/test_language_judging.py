@@ -131,3 +131,10 @@ def test_limits_that_could_not_be_meant(limits: dict[str, float], said: str) -> 
     """A limit in percent where shares are meant passes or fails everything."""
     with pytest.raises(ConfigError, match=said):
         LanguageGates(**limits)
+
+
+def test_a_reason_has_true_minus_signs() -> None:
+    """A hyphen before a number breaks off at the end of a line, and the number below it is then another."""
+    why = judged(evidence(kd=0.6, sft=0.605), gain_over_sft=0.0)["gates"][0]["why"]
+    assert "−" in why
+    assert " -" not in why

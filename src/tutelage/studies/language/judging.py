@@ -64,7 +64,7 @@ class Evidence:
     def signed(self, value: float) -> str:
         """A difference with its sign."""
         number = 100 * value if self.fraction and self.metric == "score" else value
-        return f"{number:+.3g}"
+        return f"{number:+.3g}".replace("-", "−")
 
 
 def judge_language(gates: LanguageGates, evidence: Evidence) -> Json:
@@ -154,7 +154,7 @@ def _closed(limit: float | None, evidence: Evidence) -> Json | None:
     said = (
         f"{100 * gap['closed']:.1f}% of the way from the untouched student to the teacher is gone (95% interval: {100 * low:.1f}% to "
         f"{100 * high:.1f}%)"
-    )
+    ).replace("-", "−")
     asked = f"the {100 * limit:.3g}% asked for"
     if low >= limit:
         return gate_of(name, gap["closed"], limit, True, f"{said}; all of the interval is at least {asked}.")

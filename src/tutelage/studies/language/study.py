@@ -25,6 +25,7 @@ from tutelage.studies.gates import JUDGED
 from tutelage.studies.language.arms import SFT, UNTOUCHED, Author, LanguageArm
 from tutelage.studies.language.budgets import against_the_time, time_left
 from tutelage.studies.language.data import LanguageData
+from tutelage.studies.language.describing import arm_in_words
 from tutelage.studies.language.gates import LanguageGates
 from tutelage.studies.language.generating import GENERATED, Generation
 from tutelage.studies.language.lessons import Lessons
@@ -353,18 +354,9 @@ class LanguageStudy:
             return fixed[arm] + (
                 ", with its own prompt" if self.data.test.teacher_prompts is not None and arm == TEACHER else ""
             )
-        lesson = self.lessons[arm]
-        whose = "the given completions" if self.author(arm) == "data" else "completions that the teacher wrote"
-        said = ["the same student" if arm != JUDGED else "the student"]
-        without = " without a teacher" if self.author(arm) == "data" else ", without its probabilities"
-        said.append(f"trained on {whose}{'' if listens(as_objective(lesson.objective)) else without}")
-        if lesson.on_policy is not None and lesson.on_policy.share > 0:
-            said.append(f"{lesson.on_policy.share:.0%} of the batches with what it wrote itself")
-        if self.labels_of(arm) is not None:
-            said.append("the teacher's answers read from a store")
-        if lesson.shows == "teacher":
-            said.append("shown the teacher's full prompt in training, and asked with its own")
-        return ", ".join(said)
+        who = "the student" if arm == JUDGED else "the same student"
+        stored = self.labels_of(arm) is not None
+        return f"{who}, trained on {arm_in_words(self.lessons[arm], self.author(arm), self.alignment, stored=stored)}"
 
     def _beside(self, arm: str, runs: Sequence[LanguageRun]) -> str:
         early = next((said for run in runs if (said := time_left(run.seconds, self.seconds)) is not None), None)
