@@ -12,8 +12,9 @@ from language_tiny import KINDS, knowing, tokenizer
 from tutelage.data import Ragged
 from tutelage.errors import CheckpointError, ConfigError, DataError
 from tutelage.models.writing import Sampling, Written
+from tutelage.studies.arm import Silent
 from tutelage.studies.language import Filters, Generation, generating
-from tutelage.studies.language.generating import Generated, generate
+from tutelage.studies.language.generating import Generated, expect_a_batch, generate
 from tutelage.studies.language.speaking import ModuleSpeaker, choice_tokens
 
 WORDS = [f"b{index}" for index in range(10)]
@@ -142,6 +143,32 @@ def test_nothing_kept_is_an_error(tmp_path: Path) -> None:
     """An empty transfer set would fail later, as if there were no data."""
     with pytest.raises(DataError, match=r"none of the 10 completions .*10 unfinished"):
         written(tmp_path, Dictating(lambda token, stream: "meal"), Generation(Sampling(4)))
+
+
+def test_filters_that_drop_nearly_all_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A student of two completions ends with a fine loss and rc 0; only its page would say what it learnt from."""
+
+    class Hearing(Silent):
+        def finished(self, what: str, outcome: str) -> None:
+            heard.append(outcome)
+
+    heard: list[str] = []
+
+    def of(kept: int, folder: Path, dropping: str = "meal") -> Generated:
+        say = Dictating(lambda token, stream: f"beast {stream} <eos>" if stream < kept else dropping)
+        how = Generation(Sampling(4), n=2, deduplicate=dropping != "meal")
+        return generate(say, tokenizer(), prompts(), [{}] * 10, how, folder, FACTS, Hearing())
+
+    few = of(1, tmp_path / "few")
+    assert heard == ["1 of 20 kept (19 unfinished)"]
+    assert "less than a tenth" in caplog.text
+    with pytest.raises(DataError, match=r"1 of 20 kept \(19 unfinished\), fewer than one batch of 8"):
+        expect_a_batch(few, 8)
+    caplog.clear()
+    expect_a_batch(of(9, tmp_path / "more"), 8)
+    assert not caplog.text
+    expect_a_batch(of(0, tmp_path / "alike", "meal <eos>"), 11)
+    expect_a_batch(few, 21)
 
 
 def test_one_line_a_completion_whatever_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,15 @@ def test_nothing_is_written_into_another_studys_folder(done: tuple[Path, dict[st
     assert sorted(done[0].rglob("*")) == before
 
 
+def test_less_than_a_batch_is_not_learnt_from(tmp_path: Path) -> None:
+    """A filter that drops nearly all leaves a student that knows a single text by heart, and a run that ends as any other."""
+    one = Filters(finished=False, python=lambda text, row: row["word"] == "b0 a")
+    generation = Generation(Sampling(3, greedy=True), filters=one)
+    with pytest.raises(DataError, match=r"1 of 144 kept \(143 refused\), fewer than one batch of 36"):
+        study(completions="teacher", generation=generation).run(tmp_path)
+    assert not (tmp_path / "kd").exists()
+
+
 def test_another_score_is_asked_of_the_students_that_are_there(
     done: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,8 +223,37 @@ def generate(
     manifest["complete"] = True
     _write_manifest(folder, manifest)
     counts = manifest["counts"]
-    watch.finished(what, f"{counts['kept']:,} of {counts['written']:,} kept")
+    watch.finished(what, kept_in_words(counts))
+    if 10 * counts["kept"] < counts["written"]:
+        logger.warning(
+            "%s: %s, less than a tenth: what is left may be a kind of its own; let them be longer (max_new_tokens), or ask less of them "
+            "(filters)",
+            what,
+            kept_in_words(counts),
+        )
     return found
+
+
+def kept_in_words(counts: Mapping[str, Any]) -> str:
+    """How many completions were kept, and why others were not."""
+    dropped = ", ".join(f"{count:,} {why}" for why, count in counts["dropped"].items())
+    return f"{counts['kept']:,} of {counts['written']:,} kept" + (f" ({dropped})" if dropped else "")
+
+
+def expect_a_batch(written: Generated, batch_size: int) -> None:
+    """Find out that the filters left as much as one batch, where as much was written.
+
+    Raises:
+        DataError: they did not.
+    """
+    counts = written.manifest["counts"]
+    different = counts["written"] - counts["dropped"].get("there already", 0)
+    if counts["kept"] < batch_size <= different:
+        raise DataError(
+            f"of the teacher's completions {kept_in_words(counts)}, fewer than one batch of {batch_size:,}: a student would repeat them "
+            "until it knew them by heart, and nothing would look wrong; let them be longer (max_new_tokens) or ask less of them (filters), "
+            "and start in another folder (--out)"
+        )
 
 
 def prompts_digest(prompts: Ragged) -> str:

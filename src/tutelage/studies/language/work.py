@@ -28,7 +28,7 @@ from tutelage.studies.language.belonging import expect_own_folder
 from tutelage.studies.language.budgets import as_many_steps
 from tutelage.studies.language.costing import Deployed, language_costs, prompt_worth
 from tutelage.studies.language.data import LanguageData
-from tutelage.studies.language.generating import prompts_digest
+from tutelage.studies.language.generating import expect_a_batch, prompts_digest
 from tutelage.studies.language.lessons import Lessons, Vocabularies, prepare_lessons, probe_of
 from tutelage.studies.language.measuring import Exam
 from tutelage.studies.language.meeting import check_meeting, compared_with, crossing_of
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from tutelage.studies.language.study import LanguageStudy
 
 Json = dict[str, Any]
+
+#: Examples in a batch where the training's arguments do not say: transformers' own.
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Work:
                 f"the teacher is to write completions, and {type(_inner(self.teacher)).__name__} cannot: it has no model of its own, only "
                 "what it says about given texts; let one model write (as the teacher, or as teacher_speaker), or give completions"
             )
-        return prepare_lessons(
+        lessons = prepare_lessons(
             study.data,
             study.authors,
             study.generation,
@@ -111,6 +114,9 @@ class Work:
             facts,
             self.progress,
         )
+        if lessons.written is not None:
+            expect_a_batch(lessons.written, int(study.training.get("per_device_train_batch_size", _BATCH)))
+        return lessons
 
     @property
     def _writes(self) -> bool:
