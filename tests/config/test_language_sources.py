@@ -87,3 +87,22 @@ def test_rows_of_no_completions_are_told_by_each_row(rows: list[Any], said: str,
     assert isinstance(config, LanguageConfig)
     with pytest.raises(TutelageError, match=said):
         build_language_study(config, folder, "")
+
+
+def test_a_text_from_another_vocabulary_ends_as_the_students_turns_do(tmp_path: Path) -> None:
+    """Ended by the tokenizer's EOS, where the template has another one, the student would learn to stop otherwise than it is asked to."""
+    folder = write_project(tmp_path / "ends")
+    overrides = ["teacher={model: {python: 'models.py:teacher'}, tokenizer: 'models.py:three_others', alignment: text}"]
+    overrides += ["data.completions=teacher", "generate={max_new_tokens: 4}", "objective=[{term: cross_entropy}]"]
+    overrides += ["views={student: {user: '{{ gloss }}'}}"]
+    with (folder / "models.py").open("a") as models:
+        models.write(
+            "\n\ndef turned():\n    WORDS[0] = 'b'\n    made, marks = tokenizer(), [*MARKS[2:]]\n    return PreTrainedTokenizerFast("
+            "tokenizer_object=made.backend_tokenizer, eos_token='<s>', pad_token='<pad>', unk_token='<unk>', "
+            "additional_special_tokens=marks, chat_template=TEMPLATE)\n"
+        )
+    config = load_config(folder / "config.yaml", [*overrides, "student.tokenizer=models.py:turned"])
+    assert isinstance(config, LanguageConfig)
+    study = build_language_study(config, folder, "")
+    assert study.tokenizer.eos_token == "<s>"
+    assert study.tokenizer.convert_ids_to_tokens(study.data.end) == "<end>"

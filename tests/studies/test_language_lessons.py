@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 from language_tiny import VOCABULARY, data, split, tokenizer
-from tokenizers import normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tutelage.data import Completions, Ragged, TransferSet
+from tutelage.data.language import PromptView, encode
 from tutelage.data.language.crossing import Crossing
 from tutelage.errors import DataError
 from tutelage.studies.language import Split
 from tutelage.studies.language.generating import Generated
 from tutelage.studies.language.lessons import Lessons, Vocabularies, probe_of
+from tutelage.studies.language.speaking import texts_of
 
 sys.path.append(str(Path(__file__).parents[1] / "data" / "language"))
 
@@ -57,6 +59,46 @@ def test_a_text_is_written_anew_in_the_students_tokens() -> None:
     assert found.teacher_prompts is None
     with pytest.raises(DataError, match=r"completion '' of example 1 has no token"):
         both.completions(part, wrote("beast <eos>", "", sources=[0, 1]))
+
+
+def spaced(clean_up: bool = False) -> PreTrainedTokenizerFast:
+    """A vocabulary of SentencePiece's kind, which puts a space before a text that stands alone; turns are ended by a token of their own."""
+    pieces = ["<unk>", "<s>", "</s>", "<end>", "▁", "u", "\n", ".", "▁cat", "▁dog", "▁the", "cat", "dog", "the", "▁."]
+    made = Tokenizer(models.Unigram([(piece, -float(10 - len(piece))) for piece in pieces], 0, False))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", additional_special_tokens=["<end>"]
+    )
+    fast.clean_up_tokenization_spaces = clean_up
+    fast.chat_template = (
+        "{% for m in messages %}u\n{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}u\n{% endif %}"
+    )
+    return fast
+
+
+def test_what_the_teacher_wrote_is_cut_and_ended_as_given_completions_are() -> None:
+    """Learnt with another first token and another end than is tested on, sequence-level students would lose to SFT for that alone."""
+    own = spaced()
+    row = {"prompt": [{"role": "user", "content": "the"}], "completion": "cat dog"}
+    given = encode([row], student=PromptView(), student_tokenizer=own, max_length=64)
+    assert given.completions is not None
+    answer = given.completions.completions[0].tolist()
+    theirs = tokenizer(["<pad>", "<eos>", "cat", "dog"])
+    wrote = written_in(theirs, [2, 3, 1], ended=[True])
+    part = Split(set=None, rows=[row], prompts=given.prompts)
+    found = Vocabularies(own, theirs, end=answer[-1]).completions(part, wrote)
+    assert (
+        own.convert_ids_to_tokens(found.completions[0].tolist())
+        == own.convert_ids_to_tokens(answer)
+        == ["cat", "▁dog", "<end>"]
+    )
+
+
+def test_spaces_that_were_written_stay() -> None:
+    """Tidied up by the tokenizer, what is learnt and compared would be no text that the model wrote."""
+    tidy = spaced(clean_up=True)
+    tokens = Ragged.of([tidy.encode("dog . cat", add_special_tokens=False)])
+    assert texts_of(tidy, tokens) == ["dog . cat"]
 
 
 def written_in(teacher: PreTrainedTokenizerFast, *tokens: list[int], ended: list[bool]) -> Generated:

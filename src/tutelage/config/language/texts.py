@@ -143,6 +143,7 @@ def read_data(config: LanguageConfig, folder: Path, tokenizers: Tokenizers) -> T
         held_out,
         cut=sum(count.cut for count in counts),
         dropped=dropped + sum(count.dropped_prompts + count.dropped_empty for count in counts),
+        end=_end(config, tokenizers, pool) if tokenizers.alignment == "text" else None,
         max_length=data.max_length,
         layout=data.layout,
     )
@@ -303,6 +304,17 @@ def _encoded(config: LanguageConfig, tokenizers: Tokenizers, rows: Sequence[Row]
         drop_empty=data.drop_empty,
         pack_text=data.pack_text,
     )
+
+
+def _end(config: LanguageConfig, tokenizers: Tokenizers, rows: Sequence[Row]) -> int:
+    """The token that ends what the student answers, by its view."""
+    data, view = config.data, prompt_view(config.views.student)
+    own, length = tokenizers.student, 1 << 30
+    answered = encode(
+        rows[:1], student=view, student_tokenizer=own, columns=_columns(data), max_length=length, completions=["b"]
+    )
+    assert answered.completions is not None
+    return int(answered.completions.completions[0][-1])
 
 
 def _crossing(tokenizers: Tokenizers, encoded: Encoded) -> Crossing | None:

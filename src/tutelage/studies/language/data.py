@@ -114,6 +114,7 @@ class LanguageData:
         test: what each arm is measured on, once.
         cut: examples whose completion was cut by the longest length.
         dropped: examples left out, for whatever reason.
+        end: the student's token that ends an answer; None for its tokenizer's EOS.
         max_length: the most tokens of a prompt and its completion together, whoever writes it; None for any number.
         layout: of a batch; the sets' own have it already, those of completions that the teacher writes are made with it.
 
@@ -126,6 +127,7 @@ class LanguageData:
     test: Split
     cut: int = 0
     dropped: int = 0
+    end: int | None = None
     max_length: int | None = None
     layout: Layout = "padded"
 

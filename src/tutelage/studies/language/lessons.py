@@ -10,6 +10,7 @@ from typing import Any
 
 from tutelage.data import Completions, Ragged, TransferSet
 from tutelage.data.language.crossing import Crossing
+from tutelage.data.language.cutting import Cutter
 from tutelage.data.language.same_text import same_text
 from tutelage.data.language.token_bytes import END
 from tutelage.errors import ConfigError, DataError
@@ -32,11 +33,13 @@ class Vocabularies:
         student: the student's.
         teacher: the teacher's own; None for the student's.
         crossing: where the two meet token by token, so that the teacher needs its own tokens of every completion too; else None.
+        end: the student's token that ends an answer, as its chat template may have one of its own; None for its tokenizer's EOS.
     """
 
     student: Any
     teacher: Any = None
     crossing: Crossing | None = None
+    end: int | None = None
 
     def completions(self, split: Split, written: Generated) -> Completions:
         """What the teacher wrote, as prompts and completions of both models."""
@@ -46,14 +49,16 @@ class Vocabularies:
         if self.teacher is None:
             return Completions(prompts, written.completions, taught)
         if self.crossing is None:
-            return Completions(prompts, self._rewritten(written))
+            return Completions(prompts, self._rewritten(written, prompts))
         written = replace(written, completions=_with_end(written, self.crossing))
-        both = Completions(prompts, self._rewritten(written), taught, written.completions)
+        both = Completions(prompts, self._rewritten(written, prompts), taught, written.completions)
         return same_text(both, self.crossing, [f"the completion of example {row}" for row in rows.tolist()])
 
-    def _rewritten(self, written: Generated) -> Ragged:
-        """The same texts in the student's tokens, with its own token at the end of those that were ended."""
-        end: int | None = self.student.eos_token_id if self.crossing is None else self.crossing.student_end
+    def _rewritten(self, written: Generated, prompts: Ragged) -> Ragged:
+        """The same texts in the student's tokens, cut as they follow its prompts, as given completions are, with its own token at the
+        end of those that were ended."""
+        usual = self.student.eos_token_id if self.end is None else self.end
+        end: int | None = usual if self.crossing is None else self.crossing.student_end
         if end is None and bool(written.finished.any()):
             raise ConfigError(
                 "the student's tokenizer has no token that ends a text: it would never learn to stop where the teacher does; set its "
@@ -61,8 +66,9 @@ class Vocabularies:
             )
         lists: list[list[int]] = []
         texts, ended = self._texts(written)
-        for text, finished in zip(texts, ended, strict=True):
-            tokens: list[int] = self.student.encode(text, add_special_tokens=False)
+        cutter = Cutter(self.student)
+        for text, finished, prompt in zip(texts, ended, prompts.lists(), strict=True):
+            tokens = _cut(cutter, prompt, text)
             lists.append([*tokens, *([end] if finished and end is not None else [])])
         empty = next((index for index, tokens in enumerate(lists) if not tokens), None)
         if empty is not None:
@@ -132,6 +138,17 @@ def _with_end(written: Generated, crossing: Crossing) -> Ragged:
         if finished and (tokens[-1] >= len(known) or known[tokens[-1]] != END):
             tokens[-1] = crossing.teacher_end
     return Ragged.of(lists)
+
+
+def _cut(cutter: Cutter, prompt: list[int], text: str) -> list[int]:
+    """The tokens of a text behind a prompt of which no more than the tokens is known."""
+    front = list(cutter.front)
+    bare = prompt[len(front) :] if prompt[: len(front)] == front else prompt
+    for before in (bare, prompt):
+        whole = cutter.one(cutter.text(before) + text) if text else []
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+    return cutter.after(prompt, [], text)
 
 
 def split_digest(split: Split) -> str:

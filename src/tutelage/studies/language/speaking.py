@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data import Completions, Ragged, TransferSet
-from tutelage.errors import ConfigError, TeacherError
+from tutelage.errors import ConfigError, UnansweredError
 from tutelage.evaluation.language import teacher_sums
 from tutelage.models.scoring import choice_scores
 from tutelage.models.writing import Sampling, Written, write
@@ -69,10 +69,6 @@ class ModuleSpeaker:
         return choice_scores(self.model, prompts, choice_tokens(self.tokenizer, choices))
 
 
-class UnansweredError(TeacherError):
-    """A teacher was asked what it has no way to say."""
-
-
 @dataclass(frozen=True, eq=False)
 class SignalSpeaker:
     """A teacher of which no more is known than its distribution at each token of a given text: an ensemble, or one of the user's own.
@@ -123,8 +119,11 @@ class SignalSpeaker:
 
 
 def texts_of(tokenizer: Any, completions: Ragged) -> list[str]:
-    """Completions as texts, without special tokens."""
-    return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in completions.lists()]
+    """Completions as texts, without special tokens, and with every space that was written."""
+    return [
+        tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for tokens in completions.lists()
+    ]
 
 
 def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> list[list[int]]:

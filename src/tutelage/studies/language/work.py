@@ -87,7 +87,7 @@ class Work:
     def vocabularies(self) -> Vocabularies:
         """The tokenizers of both models."""
         study = self.study
-        return Vocabularies(study.tokenizer, study.teacher_tokenizer, crossing_of(study.teacher))
+        return Vocabularies(study.tokenizer, study.teacher_tokenizer, crossing_of(study.teacher), study.data.end)
 
     @cached_property
     def teacher_name(self) -> str:
