@@ -28,6 +28,10 @@ class OtherLabelsError(TeacherError):
     """A label store holds other labels than are asked for."""
 
 
+class UnansweredError(TeacherError):
+    """A teacher was asked for what it cannot give: texts by one that only gives distributions, choices by one that tells a few tokens."""
+
+
 class ObjectiveError(TutelageError, ValueError):
     """An objective is ill-formed, or needs a signal that nobody gives."""
 

@@ -219,7 +219,7 @@ def _order(transfer_set: TransferSet) -> Tensor:
     inputs = transfer_set.inputs
     if not isinstance(inputs, Completions):
         return torch.arange(len(transfer_set))
-    return (inputs.prompts.lengths + inputs.completions.lengths).argsort(stable=True)
+    return inputs.lengths("student").argsort(stable=True)
 
 
 def _asked(model: nn.Module, batch: Batch, device: torch.device) -> AnyScores:
@@ -290,8 +290,8 @@ def _refuse_non_finite(nll: Tensor | None, batch: Batch) -> None:
     rows = rows_of(batch)
     bad = int((~torch.isfinite(nll)).nonzero()[0])
     raise ModelError(
-        f"the student gives the token {int(rows['labels'][bad])} of the example with id {hex_id(int(rows['ids'][bad]))} a log-likelihood of "
-        f"{-float(nll[bad])}: no mean would be left; it diverged, or runs in a dtype that overflows: train it again at a lower "
+        f"the student gives the token {int(rows['labels'][bad])} of the example with id {hex_id(int(rows['ids'][bad]))} a log-likelihood "
+        f"of {-float(nll[bad])}: no mean would be left; it diverged, or runs in a dtype that overflows: train it again at a lower "
         "learning rate, or in float32"
     )
 

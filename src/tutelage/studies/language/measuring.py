@@ -15,13 +15,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from tutelage.errors import CheckpointError
+from tutelage.errors import CheckpointError, UnansweredError
 from tutelage.evaluation.inputs import Floats
 from tutelage.evaluation.language import TokenSums, teacher_sums, token_fidelity
 from tutelage.evaluation.task_score import Speaker, TaskScore
 from tutelage.signals import ClassMap
 from tutelage.studies.language.data import Split
-from tutelage.studies.language.speaking import ModuleSpeaker, UnansweredError
+from tutelage.studies.language.speaking import ModuleSpeaker
 from tutelage.teachers import Teacher
 
 #: The numbers' file; of which score they are stands in its name, so that those of another one never lie under it.
