@@ -170,7 +170,7 @@ class LanguageStudy:
             raise ConfigError(
                 f"the arm {name!r} listens to the teacher's distributions, and alignment 'text' says that it shares no vocabulary with the "
                 "student: a token would be taught the probability of another one; learn what it writes (completions 'teacher' with "
-                "CrossEntropy, ce in a config), or align the two (crossing, uld)"
+                "CrossEntropy; in a config objective: [{term: cross_entropy}]), or align the two (crossing, uld)"
             )
         if self._author(arm) == "data" and self.data.train.set is None:
             raise ConfigError(
