@@ -130,9 +130,9 @@ def _by_source(values: NDArray[Any], sources: Tensor | None) -> NDArray[Any]:
     known, group = np.unique(sources.numpy(), return_inverse=True)
     if len(known) == values.shape[-1]:
         return values
-    summed = np.zeros((*values.shape[:-1], len(known)), dtype=values.dtype)
-    np.add.at(summed, (..., group), values)
-    return summed
+    summed = np.zeros((len(known), *values.shape[:-1]), dtype=values.dtype)
+    np.add.at(summed, group, np.moveaxis(values, -1, 0))
+    return np.moveaxis(summed, 0, -1)
 
 
 def _arm(description: str, runs: Sequence[LanguageRun], values: Mapping[str, Values], score: TaskScore | None) -> Json:
