@@ -19,6 +19,12 @@ from test_browser import BEYOND, CONTRAST, OUTSIDE, OVERLAP
 from tutelage.report import render_report, write_report
 from tutelage.report.language_samples import marked
 
+# tables that are wider than the phone with no word of it, and cells whose reading takes more than one line
+UNSAID = """[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1 &&
+  !(e.previousElementSibling?.matches('.swipe') && e.previousElementSibling.getClientRects().length)).map(e => e.innerText.slice(0, 60))"""
+GAPS = """[...document.querySelectorAll('#worth td.reading')].filter(e => { const r = document.createRange(); r.selectNodeContents(e);
+  return r.getBoundingClientRect().height > 30; }).map(e => e.innerText)"""
+
 
 def page(record: dict[str, Any]) -> Page:
     return Page(render_report(record))
@@ -319,6 +325,8 @@ def test_fits_a_phone_quietly(browser: Browser, tmp_path: Path, variant: str) ->
     assert browser.evaluate(OUTSIDE) == []
     assert browser.evaluate(OVERLAP) < 0
     assert browser.evaluate(BEYOND) == []
+    assert browser.evaluate(UNSAID) == [], "a table with columns out of sight looks complete"
+    assert browser.evaluate(GAPS) == [], "a reading out of sight, broken into many lines, leaves half a screen of white"
     asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
     assert all(url == path.as_uri() or url.startswith("data:") for url in asked)
     said = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")

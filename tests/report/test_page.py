@@ -307,7 +307,7 @@ def test_palette_contrast(theme: str) -> None:
     for ground in ("page", "raised"):
         for ink in ("ink", "soft", "link"):
             assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-        for arm in ("teacher", "kd", "scratch", "smoothing", "other", "exported", "int8"):
+        for arm in ("teacher", "kd", "scratch", "smoothing", "other", "exported", "int8", "rose", "olive", "brown"):
             assert contrast(colours[arm], colours[ground]) >= 3, (arm, ground)
     for tone in ("good", "open", "bad"):
         assert contrast(colours[tone], colours["page"]) >= 4.5

@@ -149,12 +149,16 @@ def interval_chart(
     bottom = ROW_HEIGHT * len(rows)
     parts: list[Markup] = []
     for tick in ticks(low, high):
+        # beside the markers alone: through the names it would strike them out
         origin = zero and abs(tick) < 1e-12
-        parts.append(
-            Markup(
-                '<line class="{}" x1="{x}" x2="{x}" y1="0" y2="{}"/><text class="tick" x="{x}" y="{}">{}</text>'
-            ).format("zero" if origin else "grid", bottom, bottom + 16, write(tick), x=at(tick))
-        )
+        spans = [(top + 21, top + ROW_HEIGHT) for top in range(0, bottom, ROW_HEIGHT)] if origin else [(0, bottom)]
+        parts += [
+            Markup('<line class="{}" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
+                "zero" if origin else "grid", *span, x=at(tick)
+            )
+            for span in spans
+        ]
+        parts.append(Markup('<text class="tick" x="{}" y="{}">{}</text>').format(at(tick), bottom + 16, write(tick)))
     for road in roads:
         start, end = rows[road.start].value, rows[road.end].value
         if start is not None and end is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tutelage.report.charts import figure, join, ticks
+from tutelage.report.charts import figure, join, mark, ticks
 from tutelage.report.panes import EndName, Pane, drawing, end_names, position_axis, value_axis
 from tutelage.report.words import Arm
 
@@ -59,7 +59,7 @@ def line_chart(
         window: the lowest and highest value shown.
         write: writes a tick of the vertical axis.
         height: in pixels.
-        named: writes the arms' names at the ends of their lines.
+        named: writes the arms' names at the ends of their lines; else their markers stand there, for a legend or a heading beside it.
     """
     last_step = max(series_.end[0] for series_ in series) or 1.0
     pane = Pane(10.5, 72.5 if named else 97.0, 10.0, height - 40.0, (0.0, last_step), window)
@@ -72,7 +72,17 @@ def line_chart(
         parts.append(
             end_names([EndName(item.arm.short, item.arm.slot, item.arm.shape, *item.end) for item in series], pane)
         )
+    else:
+        parts += [_end_mark(item, pane) for item in series]
     return figure(chart_id, title, description, height, join(parts))
+
+
+def _end_mark(item: Series, pane: Pane) -> Markup:
+    step, value = item.end
+    down = pane.down(min(max(value, pane.window[0]), pane.window[1]))
+    return Markup('<g class="s-{}">{}</g>').format(
+        item.arm.slot, mark(item.arm.shape, pane.across(step), round(down, 1))
+    )
 
 
 def drawn_lines(series: Sequence[Series], pane: Pane) -> Markup:

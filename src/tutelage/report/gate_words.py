@@ -90,8 +90,11 @@ def gate_needs(gate: Record) -> str:
         for count, noun in ((number(needs.get("seeds")), "seed"), (number(needs.get("examples")), "test example"))
         if count is not None
     ]
-    asked = f"To decide: about {' or '.join(counts)} in all." if counts else ""
-    return " ".join(part for part in (asked, text(needs.get("why"))) if part)
+    why = text(needs.get("why"))
+    # most reasons begin with the same numbers
+    said = any(why.startswith(f"About {count} ") for count in counts)
+    asked = f"To decide: about {' or '.join(counts)} in all." if counts and not said else ""
+    return " ".join(part for part in (asked, why) if part)
 
 
 def because(result: Record) -> str:

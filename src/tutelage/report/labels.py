@@ -92,11 +92,17 @@ def certificate_words(record: Record) -> str:
     rows = f"on {plural(int(number(found.get('rows')) or 0), 'random row')}"
     heat = f"{number(found.get('temperature')) or 1.0:g}"
     term = f"{text(found.get('divergence'), 'forward_kl').replace('_kl', ' KL').replace('_', ' ')} at T = {heat}"
-    off = f"{rows} a student’s gradient of {term} is {_percent(error)} away from the one that the teacher itself would give"
+    gradient = f"{rows} a student’s gradient of {term}"
+    off = f"{gradient} is {_percent(error)} away from the one that the teacher itself would give"
+    if error > 1:
+        off = (
+            f"{gradient} misses the one that the teacher itself would give by {figures(error)} times that one’s own size: one row "
+            "alone tells next to nothing, as with a teacher that is sure of little; more draws, or more of the classes kept, lessen it"
+        )
     if text(found.get("form")) == "sampled":
         unbiased = noise is not None and bias <= noise
         mean = (
-            f"nothing stays that could be told from 0 (±{_percent(noise or 0.0)})"
+            f"nothing stays that could be told from 0 ({_within(noise or 0.0)})"
             if unbiased
             else f"{_percent(bias)} stays"
         )
@@ -128,7 +134,16 @@ def spot_words(record: Record) -> str:
     moved, may_move = number(found.get("moved")), number(found.get("may_move"))
     drawn = f", {moved:,.0f} of {plural(int(rows), 'row')} drawn otherwise" if moved else ""
     where = f" in {plural(int(may_move), 'row')}" if may_move is not None else ""
-    return f"{again}{looked_at}: {most}{drawn} (rounding explains {_percent(slack)}{where})"
+    return f"{again}{looked_at}: {most}{drawn} (rounding alone may change up to {_percent(slack)}{where})"
+
+
+def _within(noise: float) -> str:
+    """How much could hide in the chance of the draws."""
+    return (
+        f"±{_percent(noise)}"
+        if noise <= 1
+        else f"up to {figures(noise)} times its size could hide in the chance of so few rows"
+    )
 
 
 def _percent(share: float) -> str:

@@ -17,7 +17,7 @@ from tutelage.report.language_parts import (
 )
 from tutelage.report.language_samples import samples_section
 from tutelage.report.language_words import headline, metrics_of, what_it_saves
-from tutelage.report.made import made, run_facts
+from tutelage.report.made import made, page_title, run_facts
 from tutelage.report.record import Record, mapping, text
 from tutelage.report.sections import gates
 
@@ -30,7 +30,7 @@ def language_view(result: Record) -> dict[str, Any]:
     facts = run_facts(result)
     trained = seeds_in_all(result)
     return {
-        "title": text(result.get("title"), "Distillation of a language model"),
+        "title": page_title(result, "Distillation of a language model"),
         "version": text(result.get("tutelage"), "unknown version"),
         "facts": [*facts[:2], trained, *facts[2:]] if trained else facts,
         "decision": text(mapping(result.get("verdict")).get("decision")),

@@ -150,7 +150,7 @@ def side_by_side(result: Record) -> View:
 def lower_bound(result: Record) -> str:
     """Of which tokens a KL is, where the teacher does not tell of all: what is left out of it can only add to it."""
     told = number(result.get("kl_likeliest"))
-    return "" if told is None else f" over its {told:,.0f} likeliest tokens, a lower bound"
+    return "" if told is None else f" over its {plural(int(told), 'likeliest token')}, a lower bound"
 
 
 def _column(key: str, result: Record) -> View:

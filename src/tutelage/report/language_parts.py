@@ -17,6 +17,9 @@ from tutelage.report.words import MISSING, amount, bytes_text, decimal, duration
 
 View = dict[str, Any]
 
+#: Two medians of time that lie nearer than this share of each other are told as the same.
+_NOISE = 0.02
+
 
 def context_section(result: Record) -> View | None:
     """What the shorter prompt saves of each request; None where both models see the same prompt."""
@@ -28,7 +31,7 @@ def context_section(result: Record) -> View | None:
     slow, fast = number(times_.get("full")), number(times_.get("bare"))
     rows = [
         _saving("Prompt tokens", full, bare, lambda value: tokens_text(value).split(" ")[0]),
-        _saving("Milliseconds until the student’s first token", slow, fast, lambda value: decimal(value, 1)),
+        _saving("Milliseconds until the student’s first token", slow, fast, lambda value: decimal(value, 1), _NOISE),
     ]
     said: list[str] = []
     if saved is not None and full:
@@ -41,23 +44,30 @@ def context_section(result: Record) -> View | None:
         said.append(
             f"The same student would need {decimal(slow, 1)} ms to read the full prompt and needs {decimal(fast, 1)} ms for its own: "
             f"{decimal(gain, 1)} ms saved on each request."
-            if gain > 0.02 * slow
+            if gain > _NOISE * slow
             else f"On this machine that saves no time that could be measured: {decimal(slow, 1)} ms to read the full prompt, "
             f"{decimal(fast, 1)} ms for the student’s own."
         )
     return {"lead": " ".join(said) or "What it saves is not recorded.", "table": rows}
 
 
-def _saving(name: str, full: float | None, bare: float | None, write: Any) -> View:
+def _saving(name: str, full: float | None, bare: float | None, write: Any, least: float = 0.0) -> View:
+    """A row of the table; a difference of no more than the ``least`` share of the whole is told as none, one below as more."""
     share = bare / full if full and bare is not None else None
     return {
         "name": name,
         "full": MISSING if full is None else write(full),
         "bare": MISSING if bare is None else write(bare),
-        "saved": MISSING if full is None or bare is None else write(full - bare),
+        "saved": MISSING if full is None or bare is None else _saved(full, bare, write, least),
         "share": MISSING if share is None else f"{decimal(100 * share, 0)}%",
         "bar": None if share is None else share_bar(share),
     }
+
+
+def _saved(full: float, bare: float, write: Any, least: float) -> str:
+    if abs(full - bare) <= least * full:
+        return "none"
+    return write(full - bare) if full > bare else f"{write(bare - full)} more"
 
 
 def cost_section(result: Record) -> View:
@@ -287,6 +297,7 @@ def _validation(held: Sequence[Series]) -> View:
                 "name": item.arm.name,
                 "key": key_mark(item.arm.slot, item.arm.shape),
                 "seeds": len(last),
+                "last": round(item.end[0]),
                 "steps": f"{item.end[0]:,.0f}",
                 "range": amount(metric, min(last)) + ("" if len(last) == 1 else f" to {amount(metric, max(last))}"),
             }
@@ -294,11 +305,13 @@ def _validation(held: Sequence[Series]) -> View:
     chart = line_chart(
         "chart-validation",
         "Validation NLL during training",
-        "; ".join(f"{end['name']} ends at {end['range']} nats after {end['steps']} steps" for end in ends) + ".",
+        "; ".join(f"{end['name']} ends at {end['range']} nats after {plural(end['last'], 'step')}" for end in ends)
+        + ".",
         held,
         window,
         lambda tick: f"{0.0 + round(tick, 10):g}",
         height=320,
+        named=False,
     )
     return {"chart": chart, "ends": ends, "cut": decimal(window[1], 1) if values[-1] > window[1] else ""}
 

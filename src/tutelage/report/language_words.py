@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tutelage.report.charts import cut
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.words import (
     ARMS,
@@ -51,9 +50,9 @@ _LOOKS = (
     ("other", "cross", "4 2"),
     ("exported", "down", "6 2 1 2"),
     ("int8", "saltire", "1 2 4 2"),
-    ("other", "bow", "9 2"),
-    ("exported", "diamond", "3 3"),
-    ("int8", "square", "5 1"),
+    ("rose", "bow", "9 2"),
+    ("olive", "diamond", "3 3"),
+    ("brown", "square", "5 1"),
 )
 
 _METRICS: dict[str, Metric] = {
@@ -64,8 +63,6 @@ _METRICS: dict[str, Metric] = {
     "gap": Metric("gap closed", "share", True),
 }
 
-#: Characters of a name that have room at the end of a curve on a phone.
-_SHORT = 10
 #: How words are spelt that arms are often named by.
 _SPELT = {"lora": "LoRA", "kl": "KL", "jsd": "JSD", "uld": "ULD", "gkd": "GKD", "sft": "SFT"}
 
@@ -86,14 +83,7 @@ def _arm(key: str, looks: dict[str, tuple[str, str, str]]) -> Arm:
         return _STANDARD[key]
     plain = " ".join(_SPELT.get(word, word) for word in key.replace("_", " ").split(" "))
     name = plain[:1].upper() + plain[1:]
-    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", _short(plain), *looks.get(key, _LOOKS[0]))
-
-
-def _short(plain: str) -> str:
-    """The words of a name that have room at the end of a curve, or what has room of the first."""
-    words = plain.split(" ")
-    kept = next((n for n in range(len(words), 0, -1) if len(" ".join(words[:n])) <= _SHORT), 0)
-    return " ".join(words[:kept]) if kept else cut(plain, _SHORT)
+    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", plain, *looks.get(key, _LOOKS[0]))
 
 
 def within(name: str) -> str:

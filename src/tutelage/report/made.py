@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tutelage.report.pages import day
 from tutelage.report.record import Record, mapping, number, records, text
 from tutelage.report.words import MISSING, duration, objective_text, plural
+
+
+def page_title(result: Record, unnamed: str) -> str:
+    """The study's title; where nobody chose one, the folder's name and its config's, or all pages of a folder would be called the same."""
+    title, provenance = text(result.get("title"), unnamed), mapping(result.get("provenance"))
+    chosen = re.search(r"^title:", text(provenance.get("config")), re.MULTILINE)
+    config = re.search(r"([^\s/]+)\.ya?ml\b", text(provenance.get("command")))
+    return title if chosen or config is None or config[1] in ("config", title) else f"{title}: {config[1]}"
 
 
 def seeds_said(result: Record) -> str:
