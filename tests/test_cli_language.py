@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from language_project import rows, write_project, write_rows
+from language_project import CONFIG, rows, write_project, write_rows
+from tutelage.cli.language import _context, _transfer
 from tutelage.studies.language import costing
 
 COMMAND = Path(sys.executable).with_name("tutelage")
@@ -116,6 +118,34 @@ def test_what_is_for_classifiers_says_what_to_do_instead(tutelage: Any, project:
     assert is_one_message(left), left.err
     assert "is about a language model (task: language_model), and this works on classifiers" in left.err
     assert "tutelage" in left.err
+
+
+def test_a_run_is_known_for_a_language_models_before_packages_are_asked_for(
+    tutelage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to install a package first, one would install it for nothing."""
+    config = CONFIG.encode()
+    (tmp_path / "config.yaml").write_bytes(config)
+    (tmp_path / "result.json").write_text(json.dumps({"config_sha256": sha256(config).hexdigest(), "arms": {"kd": {}}}))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for command in (["export", str(tmp_path), "--to", "onnx"], ["check", str(tmp_path)]):
+        left = tutelage(*command)
+        assert is_one_message(left), left.err
+        assert "is about a language model (task: language_model), and this works on classifiers" in left.err
+
+
+def test_the_terminal_says_no_more_than_was_found() -> None:
+    """More cut texts than there are, and a prompt that is slower though it is shorter, would be told as facts about the student."""
+    transfer = {"examples": 1, "tokens": 1716, "cut": 63, "dropped": 0, "completions": "data"}
+    said = _transfer(transfer)
+    assert said == (
+        "learnt from: 1 completion, as given, 1,716 supervised tokens; of all splits together 63 cut at data.max_length"
+    )
+    assert "together" not in _transfer({**transfer, "cut": 0})
+    slower = _context({"saved": 9, "milliseconds": {"bare": 10.8, "full": 8.13}})
+    assert slower.endswith("no time that could be measured: 10.8 ms to read it, 8.13 ms the full one")
+    faster = _context({"saved": 9, "milliseconds": {"bare": 8.13, "full": 10.8}})
+    assert faster.endswith("a request: 8.13 ms to read it in place of 10.8 ms")
 
 
 def test_generate_refuses_what_it_cannot_mean(tutelage: Any, project: Path) -> None:

@@ -86,9 +86,13 @@ def _arms_table(result: Mapping[str, Any]) -> Table:
 
 def _transfer(transfer: Mapping[str, Any]) -> str:
     author = "written by the teacher" if transfer["completions"] == "teacher" else "as given"
-    told = [f"{transfer['examples']:,} completions, {author}", f"{transfer['tokens']:,} supervised tokens"]
-    told += [f"{transfer[key]:,} {words}" for key, words in _LOST.items() if transfer[key]]
-    return f"learnt from: {', '.join(told)}"
+    one = transfer["examples"] == 1
+    told = [
+        f"{transfer['examples']:,} completion{'' if one else 's'}, {author}",
+        f"{transfer['tokens']:,} supervised tokens",
+    ]
+    lost = [f"{transfer[key]:,} {words}" for key, words in _LOST.items() if transfer[key]]
+    return f"learnt from: {', '.join(told)}" + (f"; of all splits together {', '.join(lost)}" if lost else "")
 
 
 _LOST = {"cut": "cut at data.max_length", "dropped": "left out"}
@@ -109,7 +113,10 @@ def _context(context: Mapping[str, Any] | None) -> str:
     line = f"prompt:      {context['saved']:,.0f} tokens fewer a request"
     times = context.get("milliseconds")
     if times and times.get("full") is not None and times.get("bare") is not None:
-        line += f": {times['bare']:.3g} ms to read it in place of {times['full']:.3g}"
+        bare, full = (f"{times[which]:.3g} ms" for which in ("bare", "full"))
+        # a shorter prompt costs no more work: what is slower was disturbed
+        level = f", and no time that could be measured: {bare} to read it, {full} the full one"
+        line += f": {bare} to read it in place of {full}" if times["bare"] < times["full"] else level
     return line
 
 

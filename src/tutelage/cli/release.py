@@ -69,8 +69,11 @@ def export(
     config: _Config = None,
 ) -> None:
     """Export a run's student, and prove that the artefact answers as the student does."""
+    from tutelage.config.reopening import ran_config
     from tutelage.export import require_packages
 
+    # nobody shall install a package for a run that cannot be exported
+    ran_config(run)
     require_packages(to.value)
     found = _open(run, config)
     from tutelage.report import write_report

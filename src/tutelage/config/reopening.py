@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tutelage.config.building import build_study
 from tutelage.config.reading import load_classifier_config
+from tutelage.config.schema import StudyConfig
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.studies.arm import build_seeded
 from tutelage.studies.finished import FinishedRun, open_run, read_result
@@ -31,14 +32,8 @@ def reopen(run: Path, config: Path | None = None) -> FinishedRun:
     Raises:
         ConfigError: no finished run, or the config's folder is not known or not there.
     """
-    result = read_result(run)
-    provenance = result.get("provenance", {})
-    if sha256((run / CONFIG).read_bytes()).hexdigest() != result.get("config_sha256"):
-        raise ConfigError(
-            f"{run / CONFIG} is not what ran, its hash differs from the record's: gates or data that were changed afterwards would decide; "
-            "change your own config (or use --set) and give the same `tutelage run` command, which trains nothing anew and judges again"
-        )
-    ran = load_classifier_config(run / CONFIG, instead=_LANGUAGE_MODELS)
+    ran = ran_config(run)
+    provenance = read_result(run).get("provenance", {})
     home = _given(config) if config is not None else _recorded(run, provenance.get("config_folder"))
     try:
         study = build_study(ran, home, provenance.get("command", ""))
@@ -50,6 +45,21 @@ def reopen(run: Path, config: Path | None = None) -> FinishedRun:
             f"{error} (what {run / CONFIG} names was looked for in {home.resolve()}; if it lies elsewhere now, give --config)"
         ) from error
     return open_run(study, run)
+
+
+def ran_config(run: Path) -> StudyConfig:
+    """The config that a finished run of a classifier was made by.
+
+    Raises:
+        ConfigError: no finished run, one of a language model, or its config was changed since.
+    """
+    result = read_result(run)
+    if sha256((run / CONFIG).read_bytes()).hexdigest() != result.get("config_sha256"):
+        raise ConfigError(
+            f"{run / CONFIG} is not what ran, its hash differs from the record's: gates or data that were changed afterwards would decide; "
+            "change your own config (or use --set) and give the same `tutelage run` command, which trains nothing anew and judges again"
+        )
+    return load_classifier_config(run / CONFIG, instead=_LANGUAGE_MODELS)
 
 
 def _given(config: Path) -> Path:
