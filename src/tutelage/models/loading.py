@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError
+from tutelage.models.hub import expect_hub
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,7 @@ def _from_hub(source: ModelSource, seed: int, trained: bool, task: str) -> nn.Mo
 
     assert source.hub is not None
     local = source.folder / source.hub
+    expect_hub(source.hub, source.folder)
     name = str(local) if local.is_dir() else source.hub
     # by default the file's own dtype is kept, and a student would be trained in bare bfloat16
     options = {"dtype": "float32"} | {key: source.arguments[key] for key in _LOADING if key in source.arguments}

@@ -35,6 +35,7 @@ from tutelage.data.language.crossing import Crossing
 from tutelage.data.language.splitting import row_keys
 from tutelage.errors import ConfigError, DataError
 from tutelage.models import import_from_file
+from tutelage.models.hub import expect_hub
 from tutelage.studies.language import LanguageData, Split
 
 #: How the two vocabularies meet, as a study has it.
@@ -193,6 +194,7 @@ def _tokenizer(name: str | None, revision: str | None, *, folder: Path, where: s
             raise ConfigError(f"{where}: {name!r} returned a {type(made).__name__}, expected a transformers tokenizer")
         return made
     with naming(where):
+        expect_hub(name, folder)
         return load_tokenizer(folder / name if (folder / name).is_dir() else name, revision)
 
 
