@@ -89,3 +89,11 @@ def test_a_certificate_beyond_the_gradient_itself_is_told_in_words() -> None:
     )
     assert "is 2.00% away" in small
     assert "(±10.0%)" in small
+
+
+def test_the_note_on_intervals_says_which_is_whose() -> None:
+    """Three methods in a row, of eight arms and five metrics, tell nobody how the number before them was made."""
+    record = folded()
+    record["arms"]["untouched"]["ci_method"] = {"kl": "a way of its own", "agreement": "a way of its own"}
+    said = page(record).one("arms")
+    assert "a way of its own (KL, agreement of: untouched student)" in said

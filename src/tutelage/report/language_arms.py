@@ -125,18 +125,12 @@ def side_by_side(result: Record) -> View:
     arms = list(arms_of(result).values())
     shown = [key for key in SHOWN if key != "score" or compared_on(result) == "score"]
     views = [_arm_view(arm, record, shown, named) for arm, record in arms]
-    methods = {
-        text(method)
-        for _, record in arms
-        for key, method in mapping(record.get("ci_method")).items()
-        if key in SHOWN and interval(mapping(record.get("ci95")).get(key)) is not None
-    }
     second = "kl" if compared_on(result) == "score" else "nll"
     chart, far = _second_chart(second, arms, named(second))
     return {
         "columns": [_column(key, result) for key in shown],
         "table": views,
-        "methods": sorted(methods - {""}),
+        "methods": _methods(arms),
         "chart": chart,
         "far": far,
         "second": {
@@ -145,6 +139,17 @@ def side_by_side(result: Record) -> View:
         }[second],
         "taught": [view for view in views if not view["untrained"]],
     }
+
+
+def _methods(arms: Sequence[tuple[Arm, Record]]) -> list[str]:
+    """How intervals were made, each with the metrics and the arms that it was used for."""
+    used: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for arm, record in arms:
+        for key, method in mapping(record.get("ci_method")).items():
+            if key in SHOWN and text(method) and interval(mapping(record.get("ci95")).get(key)) is not None:
+                metrics, names = used.setdefault(text(method), ({}, {}))
+                metrics[_SHORT.get(key, key)] = names[within(arm.name)] = None
+    return [f"{method} ({', '.join(metrics)} of: {', '.join(names)})" for method, (metrics, names) in used.items()]
 
 
 def lower_bound(result: Record) -> str:
