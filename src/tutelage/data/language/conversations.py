@@ -234,8 +234,12 @@ def _text(value: Any, index: int, column: str) -> str:
 
 
 def _missing(row: Row, index: int, column: str, also: str) -> DataError:
-    state = "is null" if column in row else "is not there"
+    if column in row:
+        return DataError(
+            f"row {index}: column {column!r} is null ({also}); fill it in, or take the row out; of completions, an empty text ('') is left "
+            f"out with drop_empty: true. The columns are {', '.join(row)}"
+        )
     return DataError(
-        f"row {index}: column {column!r} {state} ({also}); {columns_near(column, row)}. Name the columns of your data with messages, "
+        f"row {index}: column {column!r} is not there ({also}); {columns_near(column, row)}. Name the columns of your data with messages, "
         "prompt, completion or text, or the view's templates"
     )
