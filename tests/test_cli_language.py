@@ -92,6 +92,7 @@ def bad_rows(**changes: str) -> list[dict[str, str]]:
         (None, ['views.student.user="{{ glos }}"'], ["views.student.user, row 0", "gloss"]),
         (None, ["data.completion=answer"], ["'answer'", "completion"]),
         (None, ["score.column=kind"], ["'kind'", "gloss"]),
+        (None, ["score.column=srt"], ["did you mean 'sort'?", "score.column"]),
         (None, ["data.path=row.jsonl"], ["no file matches", "row.jsonl"]),
         (None, ["student.model.python=models.py:studnet"], ["student.model", "did you mean 'student'?"]),
         (None, ["objective=[{term: kl_divergence}]"], ["unknown term 'kl_divergence'"]),

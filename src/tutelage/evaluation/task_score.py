@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -231,8 +232,11 @@ class PythonScore:
 
 def _cell(row: Row, column: str, index: int) -> str:
     if column not in row or row[column] is None:
+        near = [] if column in row else difflib.get_close_matches(column, list(row), n=1)
         raise DataError(
-            f"row {index} has no {column!r}, which the task's score is read from (there are: {', '.join(map(repr, row))}): no answer "
-            "to it could be right; name another column, or drop the row"
+            f"row {index} has no {column!r}, which the task's score is read from"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" (there are: {', '.join(map(repr, row))}): no answer to it could be right; name another column (score.column, or "
+            "score.exact_match), or drop the rows that have none"
         )
     return str(row[column])
