@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data import TransferSet, hex_id
+from tutelage.data import Completions, TransferSet, hex_id
 from tutelage.evaluation import ECE_VARIANT, flips, log_probabilities, per_class, reliability
 from tutelage.evaluation.slices import MIN_EXAMPLES, slice_table
 from tutelage.studies.arm import ArmRun
@@ -142,7 +142,7 @@ def _flips(
 
 def shown_text(test: TransferSet, row: int) -> str | None:
     """The raw input where it is a text, cut where it is long."""
-    if isinstance(test.inputs, Tensor | Mapping):
+    if isinstance(test.inputs, Tensor | Mapping | Completions):
         return None
     text = test.inputs[row]
     return text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}…"
