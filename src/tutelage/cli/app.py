@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 
 _MISTAKE = 2
+#: The examples that `init` writes, the same as are put into the wheel.
+_TEMPLATES = ("digits", "fashion_mnist")
 _INTERRUPTED = 130
 
 
@@ -173,6 +175,6 @@ def _place_in_users_file(error: Exception) -> str | None:
 
 def _templates() -> dict[str, Path]:
     installed = Path(str(resources.files("tutelage"))) / "templates"
-    # In a checkout the templates are the examples themselves; the wheel carries them inside the package.
+    # In a checkout the templates are the examples themselves; the wheel carries those that need nothing beside them.
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "examples"
-    return {path.name: path for path in folder.iterdir() if (path / "config.yaml").is_file()} if folder.is_dir() else {}
+    return {name: folder / name for name in _TEMPLATES if (folder / name / "config.yaml").is_file()}
