@@ -8,7 +8,8 @@ import pytest
 from language_project import write_project, write_rows
 from tutelage.config import LanguageConfig, load_config
 from tutelage.config.language.building import build_language_study
-from tutelage.errors import TutelageError
+from tutelage.config.models import user_function
+from tutelage.errors import ConfigError, TutelageError
 
 WORDS = ["small", "large", "old", "that", "eats", "grows", "walks", "cut"]
 PAIRS = [f"{one} {other}" for one in WORDS for other in WORDS][:40]
@@ -106,3 +107,10 @@ def test_a_text_from_another_vocabulary_ends_as_the_students_turns_do(tmp_path: 
     study = build_language_study(config, folder, "")
     assert study.tokenizer.eos_token == "<s>"
     assert study.tokenizer.convert_ids_to_tokens(study.data.end) == "<end>"
+
+
+def test_a_users_function_is_found_not_to_fit_before_anything_is_read(tmp_path: Path) -> None:
+    """A score that takes the text alone would end in a traceback once all models are trained."""
+    (tmp_path / "score.py").write_text("def mark(text):\n    return 1.0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"score\.python: .*will be called with \(text, row\), which does not fit"):
+        user_function("score.py:mark", tmp_path, "score.python", 2, "(text, row)")

@@ -13,7 +13,16 @@ import torch
 from tutelage.config.company import RECIPES
 from tutelage.config.explaining import nearest
 from tutelage.config.mapping import with_layers
-from tutelage.config.models import build_chain, build_recipe, build_teacher, facts_of, maker, model_source, naming
+from tutelage.config.models import (
+    build_chain,
+    build_recipe,
+    build_teacher,
+    facts_of,
+    maker,
+    model_source,
+    naming,
+    user_function,
+)
 from tutelage.config.schema import DataSection, LabelsSection, StudyConfig, ViewStep
 from tutelage.data import (
     Chain,
@@ -32,7 +41,6 @@ from tutelage.data import (
     split,
 )
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.models import import_from_file
 from tutelage.objectives import Objective, objective_from_config
 from tutelage.studies import Gates, Labels, Study
 from tutelage.studies.recipes import Recipe
@@ -138,7 +146,7 @@ def _objectives(config: StudyConfig, folder: Path) -> tuple[Objective, dict[str,
 
 
 def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
-    make = _function(data.python, folder, "data.python", 0) if data.python is not None else None
+    make = user_function(data.python, folder, "data.python", 0) if data.python is not None else None
     source = DataSource(
         source=data.source,
         path=data.path,
@@ -198,9 +206,9 @@ def _view_step(step: ViewStep, folder: Path, where: str) -> View:
         raise ConfigError(f"{where}: {dict(named)} has {len(named)} keys, expected one view with its options")
     ((name, options),) = named.items()
     if name == "python":
-        return _FileView(str(options), _function(str(options), folder, f"{where}.python", 2))
+        return _FileView(str(options), user_function(str(options), folder, f"{where}.python", 2))
     if name == "per_example":
-        return PerExample(_FileTransform(str(options), _function(str(options), folder, f"{where}.per_example", 1)))
+        return PerExample(_FileTransform(str(options), user_function(str(options), folder, f"{where}.per_example", 1)))
     if name not in _VIEWS:
         known = [*_VIEWS, "per_example", "python"]
         raise ConfigError(
@@ -223,20 +231,6 @@ def _view_step(step: ViewStep, folder: Path, where: str) -> View:
             if isinstance(error, TutelageError):
                 raise
             raise ConfigError(f"{error}; it takes {', '.join(taken)}") from error
-
-
-def _function(reference: str, folder: Path, where: str, arguments: int) -> Callable[..., Any]:
-    """The user's function that a reference names, checked to take so many arguments."""
-    with naming(where):
-        function = import_from_file(reference, folder)
-        if not callable(function):
-            raise ConfigError(f"{reference!r} is a {type(function).__name__}, expected a function")
-        try:
-            inspect.signature(function).bind(*[None] * arguments)
-        except TypeError as error:
-            takes = {0: "no arguments", 1: "one example", 2: "(inputs, draws)"}[arguments]
-            raise ConfigError(f"{reference!r} will be called with {takes}, which does not fit: {error}") from error
-    return function
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from tutelage.config.company import member_seed
 from tutelage.config.schema import AssistantSection, MemberSection, ModelSection, StudyConfig
 from tutelage.data import TransferSet
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.models import ModelSource, load_model
+from tutelage.models import ModelSource, import_from_file, load_model
 from tutelage.objectives import Objective, objective_from_config
 from tutelage.studies import Assistant, BornAgain, Chain, Member, Mutual, TeacherTraining
 from tutelage.studies.arm import weights_digest
@@ -32,6 +33,33 @@ def naming(where: str) -> Generator[None]:
         yield
     except TutelageError as error:
         raise type(error)(f"{where}: {error}") from error
+
+
+def user_function(
+    reference: str, folder: Path, where: str, arguments: int, called_with: str | None = None
+) -> Callable[..., Any]:
+    """The user's function that a reference names, checked to take so many arguments.
+
+    Args:
+        reference: ``"file.py:function"``.
+        folder: where the config lies.
+        where: the config's key, for messages.
+        arguments: how many it is given.
+        called_with: what they are, in words; those of data and views where None.
+
+    Raises:
+        ConfigError: there is no such function, or it does not take them.
+    """
+    with naming(where):
+        function = import_from_file(reference, folder)
+        if not callable(function):
+            raise ConfigError(f"{reference!r} is a {type(function).__name__}, expected a function")
+        try:
+            inspect.signature(function).bind(*[None] * arguments)
+        except TypeError as error:
+            takes = called_with or {0: "no arguments", 1: "one example", 2: "(inputs, draws)"}[arguments]
+            raise ConfigError(f"{reference!r} will be called with {takes}, which does not fit: {error}") from error
+    return function
 
 
 def model_source(section: ModelSection, folder: Path) -> ModelSource:

@@ -80,7 +80,7 @@ def _digits(_: DataSource) -> Loaded:
 
 
 def _idx(source: DataSource) -> Loaded:
-    folder = source.folder / _needed(source, "path")
+    folder = source.folder / needed(source, "path")
     if not folder.is_dir():
         raise DataError(
             f"idx: {folder} is not a folder; give the one that holds train-images-idx3-ubyte and the others"
@@ -143,7 +143,7 @@ def read_idx(path: Path) -> Tensor:
 
 
 def _parquet(source: DataSource) -> Loaded:
-    datasets = _datasets_package("data source 'parquet'")
+    datasets = datasets_package("data source 'parquet'")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -158,17 +158,15 @@ def _parquet(source: DataSource) -> Loaded:
             table = datasets.Dataset(pa.concat_tables([pq.ParquetFile(name).read() for name in found]))
         except Exception as error:
             raise DataError(f"parquet: {', '.join(found)} cannot be read: {error}") from error
-        return TransferSet.from_dataset(
-            table, source.inputs or _needed(source, "inputs"), source.label, source.metadata
-        )
+        return TransferSet.from_dataset(table, source.inputs or needed(source, "inputs"), source.label, source.metadata)
 
-    pool = read(_needed(source, "path"))
+    pool = read(needed(source, "path"))
     return _by_one_list_of_names(pool, read(source.test_path) if source.test_path is not None else None)
 
 
 def _hub(source: DataSource) -> Loaded:
-    datasets = _datasets_package("data source 'hub'")
-    path = _needed(source, "path")
+    datasets = datasets_package("data source 'hub'")
+    path = needed(source, "path")
     local = source.folder / path
 
     def read(split: str) -> TransferSet:
@@ -181,7 +179,7 @@ def _hub(source: DataSource) -> Loaded:
                 f"hub: {path!r} (split {split!r}) could not be loaded: {error}. Expected a data set's id (reachable, or already in "
                 "the cache when offline) or a folder of data files"
             ) from error
-        return TransferSet.from_dataset(rows, source.inputs or _needed(source, "inputs"), source.label, source.metadata)
+        return TransferSet.from_dataset(rows, source.inputs or needed(source, "inputs"), source.label, source.metadata)
 
     return _by_one_list_of_names(read(source.split), read(source.test_split) if source.test_split is not None else None)
 
@@ -215,14 +213,16 @@ def _matches(source: DataSource, pattern: str) -> list[str]:
     return glob.glob(pattern, root_dir=source.folder, recursive=True)
 
 
-def _needed(source: DataSource, key: str) -> str:
+def needed(source: Any, key: str) -> str:
+    """A key that a source cannot do without; DataError where it is not said."""
     value = getattr(source, key)
     if value is None:
         raise DataError(f"data source {source.source!r} needs the key {key!r}")
     return value
 
 
-def _datasets_package(feature: str) -> Any:
+def datasets_package(feature: str) -> Any:
+    """The package ``datasets``; an error that names the extra where it is not installed."""
     try:
         import datasets
     except ImportError as error:

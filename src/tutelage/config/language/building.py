@@ -19,8 +19,8 @@ from tutelage.config.language.schema import (
     OnPolicySection,
     ScoreSection,
 )
-from tutelage.config.language.texts import Tokenizers, read_data, read_tokenizers, user_function
-from tutelage.config.models import facts_of, naming
+from tutelage.config.language.texts import Tokenizers, read_data, read_tokenizers
+from tutelage.config.models import facts_of, naming, user_function
 from tutelage.data.language import eos_ids
 from tutelage.errors import ConfigError
 from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, PythonScore, TaskScore
@@ -148,7 +148,7 @@ def _generation(section: GenerateSection | None, folder: Path) -> Generation | N
 def _filters(section: FiltersSection, folder: Path) -> Filters:
     function = None
     if section.python is not None:
-        function = user_function(section.python, folder, "filters.python")
+        function = user_function(section.python, folder, "generate.filters.python", 2, "(text, row)")
     return Filters(
         finished=section.finished,
         min_tokens=section.min_tokens,
@@ -167,7 +167,7 @@ def _score(section: ScoreSection | None, folder: Path) -> TaskScore | None:
     if section.exact_match is not None:
         return ExactMatch(section.exact_match, section.max_new_tokens)
     assert section.python is not None  # check_score found one of the three
-    function = user_function(section.python, folder, "score.python")
+    function = user_function(section.python, folder, "score.python", 2, "(text, row)")
     name = section.python.rpartition(":")[2].replace("_", " ")
     return PythonScore(
         function,

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutelage.config.language.checking import arms_of
 from tutelage.config.language.schema import LanguageConfig, LanguageDataSection, PromptSection
-from tutelage.config.models import naming
+from tutelage.config.models import naming, user_function
 from tutelage.data import Ragged, TransferSet
 from tutelage.data.language import (
     Columns,
@@ -34,7 +34,6 @@ from tutelage.data.language import (
 from tutelage.data.language.crossing import Crossing
 from tutelage.data.language.splitting import row_keys
 from tutelage.errors import ConfigError, DataError
-from tutelage.models import import_from_file
 from tutelage.models.hub import expect_hub
 from tutelage.studies.language import LanguageData, Split
 
@@ -158,15 +157,6 @@ def prompt_view(section: PromptSection) -> PromptView:
     return PromptView(**said)
 
 
-def user_function(reference: str, folder: Path, where: str) -> Any:
-    """The user's function that a reference names."""
-    with naming(where):
-        function = import_from_file(reference, folder)
-        if not callable(function):
-            raise ConfigError(f"{reference!r} is a {type(function).__name__}, expected a function")
-    return function
-
-
 def _named(config: LanguageConfig, whose: str) -> tuple[str | None, str | None]:
     """Where a model's tokenizer is: a hub id, a folder or a ``file.py:function``, and its revision; None where nothing says."""
     teacher, student = config.teacher, config.student
@@ -189,7 +179,7 @@ def _tokenizer(name: str | None, revision: str | None, *, folder: Path, where: s
             "with a tokenizer's files, or 'file.py:function'"
         )
     if name.rpartition(":")[0].endswith(".py"):
-        made = user_function(name, folder, where)()
+        made = user_function(name, folder, where, 0)()
         if not isinstance(made, PreTrainedTokenizerBase):
             raise ConfigError(f"{where}: {name!r} returned a {type(made).__name__}, expected a transformers tokenizer")
         return made
@@ -208,7 +198,7 @@ def _digest(tokenizer: Any) -> str:
 
 
 def _source(data: LanguageDataSection, folder: Path) -> TextSource:
-    make = user_function(data.python, folder, "python") if data.python is not None else None
+    make = user_function(data.python, folder, "data.python", 0) if data.python is not None else None
     return TextSource(
         source=data.source,
         path=data.path,

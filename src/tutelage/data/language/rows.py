@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tutelage.data.language.templates import Row
-from tutelage.errors import DataError, missing_extra
+from tutelage.data.sources import datasets_package, needed
+from tutelage.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
@@ -78,7 +79,7 @@ def _jsonl(source: TextSource) -> Read:
     def read(path: str) -> list[Row]:
         return [row for file in _files(source, path) for row in _read_jsonl(file)]
 
-    return read(_needed(source, "path")), None if source.test_path is None else read(source.test_path)
+    return read(needed(source, "path")), None if source.test_path is None else read(source.test_path)
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -131,7 +132,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet(source: TextSource) -> Read:
-    datasets = _datasets_package("data source 'parquet'")
+    datasets = datasets_package("data source 'parquet'")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -144,12 +145,12 @@ def _parquet(source: TextSource) -> Read:
             raise DataError(f"parquet: {', '.join(map(str, found))} cannot be read: {error}") from error
         return _some_rows(rows_from_dataset(table), f"parquet: {', '.join(map(str, found))}")
 
-    return read(_needed(source, "path")), None if source.test_path is None else read(source.test_path)
+    return read(needed(source, "path")), None if source.test_path is None else read(source.test_path)
 
 
 def _hub(source: TextSource) -> Read:
-    datasets = _datasets_package("data source 'hub'")
-    path = _needed(source, "path")
+    datasets = datasets_package("data source 'hub'")
+    path = needed(source, "path")
     local = source.folder / path
 
     def read(split: str) -> list[Row]:
@@ -209,21 +210,6 @@ def _files(source: TextSource, path: str) -> list[Path]:
             f"{source.source}: no file matches {literal}; give a file, or a pattern such as train-*.{source.source}"
         )
     return found
-
-
-def _needed(source: TextSource, key: str) -> str:
-    value = getattr(source, key)
-    if value is None:
-        raise DataError(f"data source {source.source!r} needs the key {key!r}")
-    return value
-
-
-def _datasets_package(feature: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise missing_extra("datasets", "data", feature) from error
-    return datasets
 
 
 TEXT_SOURCES: dict[str, Callable[[TextSource], Read]] = {
