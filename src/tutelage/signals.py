@@ -343,10 +343,12 @@ class Signals:
     Args:
         logits: class scores for the N supervised rows (sparse ones of a teacher alone), or None for a model that gives features alone.
         features: what inner layers gave, ``[B, ...]``, by the layer's name.
+        mask: ``[B, T]`` truth values, True at the real tokens of features that show tokens; None where all are real.
     """
 
     logits: AnyScores | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    mask: Tensor | None = None
 
     @property
     def provides(self) -> frozenset[str]:

@@ -104,7 +104,7 @@ class CRD(AbstractLayerTerm):
         return Adapter(maps, [*notes, f"{weights:,} weights, trained with the student"])
 
     def _sum(self, pair: Pair, rows: Rows) -> Tensor:
-        mine_BD, theirs_BD = (self._embedded(side, values) for side, values in pair._asdict().items())
+        mine_BD, theirs_BD = self._embedded("student", pair.student), self._embedded("teacher", pair.teacher)
         scores_BB = mine_BD @ theirs_BD.T / self.temperature
         if self.negatives == "other_classes":
             labels_B = rows["labels"]

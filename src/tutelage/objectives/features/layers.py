@@ -20,10 +20,14 @@ from tutelage.signals import Rows, Side, Signals, feature_need
 
 
 class Pair(NamedTuple):
-    """The same examples as two layers show them, one row each: ``[B, ...]`` both, the teacher's without gradient."""
+    """The same examples as two layers show them, one row each: ``[B, ...]`` both, the teacher's without gradient.
+
+    The mask ``[B, T]`` is True at real tokens; None where all are, or where the layers show no tokens.
+    """
 
     student: Tensor
     teacher: Tensor
+    mask: Tensor | None = None
 
 
 class Adapter(NamedTuple):
@@ -94,9 +98,9 @@ class AbstractLayerTerm(Term):
                 f"the term {self.name!r} got {pair.student.shape[0]:,} rows of {self.student!r} for {examples:,} examples: "
                 "a layer must show one row an example, or rows of one would be compared with those of another"
             )
-        dtype = functools.reduce(torch.promote_types, (side.dtype for side in pair), torch.float32)
+        dtype = functools.reduce(torch.promote_types, (side.dtype for side in pair[:2]), torch.float32)
         with _without_autocast(pair.student.device.type):
-            total = self._sum(Pair(pair.student.to(dtype), pair.teacher.to(dtype)), rows)
+            total = self._sum(Pair(pair.student.to(dtype), pair.teacher.to(dtype), pair.mask), rows)
         return total.to(dtype), self.count(rows)
 
     def describe(self) -> dict[str, Any]:

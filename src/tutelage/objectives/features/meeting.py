@@ -31,7 +31,7 @@ def meet(pair: Pair, term: AbstractLayerTerm) -> Met:
     Raises:
         ObjectiveError: tokens of two lengths, or tokens that are no grid of the map's proportions.
     """
-    mine, theirs = pair
+    mine, theirs = pair.student, pair.teacher
     notes: list[str] = []
     if mine.ndim == 3 and theirs.ndim == 4:
         mine = _as_map(mine, theirs, term, notes, tokens_of="student")
