@@ -166,8 +166,8 @@ class RemoteClient:
                 )
                 _sleep(wait)
         raise TeacherError(
-            f"{asked} failed {self._retries + 1} times, at last with: {failure}. What was labelled so far is kept, and the same command "
-            "goes on from there: start the server again, or look whether the URL is its own; raise timeout or retries for a slow one"
+            f"{asked} failed{f' {self._retries + 1} times, at last' if self._retries else ''} with: {failure}. What was stored before is kept, "
+            "and the same command goes on from there: start the server again, or look whether the URL is its own; raise timeout or retries for a slow one"
         )
 
     def _attempt(self, method: str, path: str, body: bytes | None, asked: str) -> Answer | _Failure:
