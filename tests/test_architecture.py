@@ -8,7 +8,7 @@ import pytest
 ROWS = [
     {"errors", "axes", "counters", "files"},
     {"signals"},
-    {"rows", "ragged"},
+    {"rows", "ragged", "padding"},
     {"data", "models", "labels"},
     {"objectives", "teachers"},
     {"training", "evaluation", "export"},

@@ -344,11 +344,21 @@ class Signals:
         logits: class scores for the N supervised rows (sparse ones of a teacher alone), or None for a model that gives features alone.
         features: what inner layers gave, ``[B, ...]``, by the layer's name.
         mask: ``[B, T]`` truth values, True at the real tokens of features that show tokens; None where all are real.
+
+    Raises:
+        ObjectiveError: a mask that is no truth values ``[B, T]``.
     """
 
     logits: AnyScores | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.ndim != 2):
+            raise ObjectiveError(
+                f"mask is {self.mask.dtype} of shape {list(self.mask.shape)}: expected truth values [B, T], True at real tokens, or "
+                "padding would be taken for words; give attention_mask.bool()"
+            )
 
     @property
     def provides(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import TeacherError
 from tutelage.signals import Logits, MixtureLogits, Signals
-from tutelage.teachers.module import ShowsLayers, Teacher, as_teacher, refuse_non_finite, scores_in
+from tutelage.teachers.module import ShowsLayers, Teacher, as_teacher, real_tokens_of, refuse_non_finite, scores_in
 
 GIB = 1024**3
 
@@ -171,7 +171,7 @@ class MemoryTeacher:
         return found.hexdigest()[:16]
 
     def signals(self, batch: Batch) -> Signals:
-        """The kept logits and features of the batch's ids, on their device.
+        """The kept logits and features of the batch's ids, on their device, and which of the batch's tokens are real.
 
         Raises:
             TeacherError: an id that was never asked about.
@@ -190,9 +190,10 @@ class MemoryTeacher:
             layer: values.index_select(0, rows.to(values.device)).to(ids.device)
             for layer, values in self._features.items()
         }
+        mask = real_tokens_of(batch) if features else None
         if self._weights is not None:
-            return Signals(MixtureLogits(self._logits.index_select(1, rows), self._weights), features)
-        return Signals(Logits(self._logits.index_select(0, rows)), features)
+            return Signals(MixtureLogits(self._logits.index_select(1, rows), self._weights), features, mask)
+        return Signals(Logits(self._logits.index_select(0, rows)), features, mask)
 
 
 def why_not_kept(

@@ -14,6 +14,7 @@ from tutelage.data import Batch, hex_id, rows_of
 from tutelage.errors import TeacherError
 from tutelage.models import check_layers, on_device, scores_and_features
 from tutelage.models.decoding import unchanged
+from tutelage.padding import real_tokens, without_padding
 from tutelage.rows import row_count, scores_on
 from tutelage.signals import (
     Chosen,
@@ -88,7 +89,8 @@ class ModuleTeacher:
     def signals(self, batch: Batch) -> Signals:
         """The model's scores of the batch's rows on the teacher view, on the batch's device, and the layers' features ``[N, ...]``.
 
-        Rows are examples, or tokens where labels are ``[B, T]``: those positions of the *teacher's* view that have a label.
+        Rows are examples, or tokens where labels are ``[B, T]``: those positions of the *teacher's* view that have a label. What
+        a layer gave at padded tokens is replaced by zeros: nothing was asked there, and it may be anything.
 
         Raises:
             TeacherError: NaN or infinity in the logits or features, or in what its head is given, and the message names the
@@ -106,7 +108,8 @@ class ModuleTeacher:
                 f"teacher {name} gave {row_count(given)} rows for {len(ids)} examples: rows would meet other "
                 "examples' rows, or one be broadcast to all; return one row an example"
             )
-        features = {layer: values.to(device) for layer, values in found.items()}
+        mask = real_tokens_of(batch) if found else None
+        features = {layer: without_padding(values.to(device), mask) for layer, values in found.items()}
         scores = scores_on(_detached(given), device)
         if isinstance(scores, Logits):
             refuse_non_finite(scores.values, ids, self.allow_masked_classes, name)
@@ -116,7 +119,13 @@ class ModuleTeacher:
             refuse_non_finite(
                 values.flatten(1) if values.ndim > 1 else values[:, None], ids, False, f"{name}, layer {layer!r},"
             )
-        return Signals(chosen_classes(scores, self.classes, f"teacher {name}"), features)
+        return Signals(chosen_classes(scores, self.classes, f"teacher {name}"), features, mask)
+
+
+def real_tokens_of(batch: Batch) -> Tensor | None:
+    """``[B, T]`` truth values, on the batch's device: the teacher's tokens that are no padding (:func:`tutelage.padding.real_tokens`)."""
+    mask = real_tokens(batch.get("teacher", batch["student"]), batch["labels"])
+    return mask if mask is None else mask.to(batch["ids"].device)
 
 
 def _detached(scores: Logits | HeadLogits) -> Logits | HeadLogits:

@@ -18,6 +18,7 @@ from tutelage.labels import LabelStore
 from tutelage.labels.manifest import refuse_differences
 from tutelage.rows import scores_on
 from tutelage.signals import NO_LABEL, Signals
+from tutelage.teachers.module import real_tokens_of
 
 GIB = 1024**3
 
@@ -114,7 +115,7 @@ class StoredTeacher:
         )
 
     def signals(self, batch: Batch) -> Signals:
-        """The stored rows of the batch's examples, and their features ``[N, ...]``, on the batch's device.
+        """The stored rows of the batch's examples, their features ``[N, ...]`` and which tokens are real, on the batch's device.
 
         Raises:
             TeacherError: an example or its view is not in the store, or its rows are not those of the batch's supervised positions,
@@ -124,7 +125,7 @@ class StoredTeacher:
         self._refuse_other_rows(ids, batch["labels"], view)
         scores = scores_on(self.store.lookup(ids, view), ids.device)
         features = {layer: self.store.features(ids, layer, view).to(ids.device) for layer in self.layers}
-        return Signals(scores, features)
+        return Signals(scores, features, real_tokens_of(batch) if features else None)
 
 
 def _set_digest(distinct: Tensor, transfer_set: TransferSet) -> str:

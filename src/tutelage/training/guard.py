@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tutelage.data import hex_id, rows_of
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models import bad_rows, scores_and_features
 from tutelage.objectives import Component, Objective
+from tutelage.padding import real_tokens, without_padding
 from tutelage.rows import row_count, some_rows
 from tutelage.signals import ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed, whole
 from tutelage.teachers import Teacher
@@ -67,6 +69,8 @@ def _of_batch(
         scores, features = scores_and_features(
             model, batch["student"], batch["labels"], layers, batch.get("student_rows")
         )
+    mask = real_tokens(batch["student"], batch["labels"]) if features else None
+    features = {layer: without_padding(given, mask) for layer, given in features.items()}
     ids = rows_of(batch)["ids"]
     bad = bad_rows(scores)
     if bool(bad.any()):
@@ -79,11 +83,11 @@ def _of_batch(
     if class_map is not None:
         scores = class_map.of_student(scores)
         if said is not None and said.logits is not None:
-            said = Signals(class_map.of_teacher(said.logits), said.features)
+            said = replace(said, logits=class_map.of_teacher(said.logits))
     wrong = _bad_teacher(said)
     if wrong is not None and bool(wrong.any()):
         return [f"the teacher's own scores are not finite for {name_examples(ids[wrong])}; look at its weights"]
-    return _bad_components(objective, Signals(scores, features), said, rows_of(batch), progress)
+    return _bad_components(objective, Signals(scores, features, mask), said, rows_of(batch), progress)
 
 
 def non_finite_weights(model: nn.Module) -> str | None:
@@ -119,9 +123,10 @@ def _bad_components(
             some = slice(start, start + size)
             with torch.no_grad():
                 values = whole(some_rows(scores, some), "looking for what is not finite").at(1.0)
-            mine = Signals(Logits(values), {layer: given[some] for layer, given in student.features.items()})
+            mine = replace(_rows_in(replace(student, logits=None), some), logits=Logits(values))
             part: Rows = {"labels": rows["labels"][some], "ids": rows["ids"][some]}
-            bad.append(_bad_rows(component, mine, _rows_in(said, some), part, progress))
+            heard = _rows_in(said, some) if said is not None else None
+            bad.append(_bad_rows(component, mine, heard, part, progress))
         if bad and bool((every := torch.cat(bad)).any()):
             findings.append(f"component {component.name!r} is not finite for {name_examples(rows['ids'][every])}")
     return findings
@@ -166,10 +171,9 @@ def _bad_rows(component: Component, student: Signals, said: Signals | None, rows
     for row in range(len(alone)):
         one = slice(row, row + 1)
         one_row: Rows = {"labels": rows["labels"][one], "ids": rows["ids"][one]}
-        the_student = _rows_in(student, one)
-        assert the_student is not None
+        heard = _rows_in(said, one) if said is not None else None
         try:
-            row_fine, row_gradient_fine = _look(component, the_student, _rows_in(said, one), one_row, progress)
+            row_fine, row_gradient_fine = _look(component, _rows_in(student, one), heard, one_row, progress)
         except TutelageError:
             break  # a term that relates rows may refuse one alone
         alone[row] = not row_fine or not bool(row_gradient_fine.all())
@@ -188,7 +192,7 @@ def _look(
     with torch.enable_grad():
         logits = student.logits.values.clone().requires_grad_()
         features = {layer: values.clone().requires_grad_() for layer, values in student.features.items()}
-        total, _ = component.term(Signals(Logits(logits), features), said, rows, progress)
+        total, _ = component.term(Signals(Logits(logits), features, student.mask), said, rows, progress)
         leaves = [logits, *features.values()]
         found: Any = [None] * len([*leaves, *learnt])
         if total.requires_grad:
@@ -198,8 +202,7 @@ def _look(
     return finite and bool(torch.isfinite(total)), _fine_rows(at_leaves)
 
 
-def _rows_in(said: Signals | None, some: slice) -> Signals | None:
-    if said is None:
-        return None
+def _rows_in(said: Signals, some: slice) -> Signals:
     features = {layer: values[some] for layer, values in said.features.items()}
-    return Signals(some_rows(said.logits, some) if said.logits is not None else None, features)
+    scores = some_rows(said.logits, some) if said.logits is not None else None
+    return Signals(scores, features, None if said.mask is None else said.mask[some])

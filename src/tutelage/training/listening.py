@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tutelage.errors import ConfigError, ModelError, NonFiniteError, ObjectiveEr
 from tutelage.models import bad_rows, scores_and_features
 from tutelage.models.calling import unwrapped
 from tutelage.objectives import Objective
+from tutelage.padding import real_tokens
 from tutelage.rows import row_count, scores_on
 from tutelage.signals import NO_LABEL, ClassMap, HeadLogits, Logits, Rows, Signals, layers_needed
 from tutelage.teachers import ModuleTeacher, ShowsLayers, Teacher
@@ -48,6 +50,8 @@ _SLACK, _SLACK_OF_HALVES = {torch.float64: 1e-6, torch.float32: 1e-2}, 0.05
 def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_map: ClassMap = ALL_CLASSES) -> Signals:
     """The student's scores of the batch's N rows and these layers' features ``[N, ...]``, with whatever gradient the caller allows.
 
+    Beside the features, which of its view's tokens are no padding.
+
     Raises:
         ModelError: it returns no logits, a layer gives no features, or no gradient would reach it from there.
         ConfigError: a class map of other classes than the student's.
@@ -62,7 +66,8 @@ def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_m
                     "nothing, with a falling loss to show for its projector; unfreeze what comes before it, do not detach it, and with "
                     "gradient checkpointing say use_reentrant=False"
                 )
-    return Signals(class_map.of_student(scores), features)
+    mask = real_tokens(batch["student"], batch["labels"]) if features else None
+    return Signals(class_map.of_student(scores), features, mask)
 
 
 def teacher_signals(teacher: Teacher | None, batch: Batch, class_map: ClassMap = ALL_CLASSES) -> Signals | None:
@@ -75,7 +80,7 @@ def teacher_signals(teacher: Teacher | None, batch: Batch, class_map: ClassMap =
     if teacher is None:
         return None
     said = teacher.signals(batch)
-    return said if said.logits is None else Signals(class_map.of_teacher(said.logits), said.features)
+    return said if said.logits is None else replace(said, logits=class_map.of_teacher(said.logits))
 
 
 def showing(teacher: Teacher | None, layers: Sequence[str]) -> Teacher | None:
@@ -118,7 +123,8 @@ def first_signals(student: nn.Module, batch: Any, layers: Sequence[str], class_m
             f"the student's logits are not finite before the first step, for {name_examples(ids[bad])}: {cause}. "
             "Nothing can be learnt from there; initialise or load it anew"
         )
-    return Signals(scores, {layer: given.to(ids.device) for layer, given in found.features.items()})
+    features = {layer: given.to(ids.device) for layer, given in found.features.items()}
+    return Signals(scores, features, None if found.mask is None else found.mask.to(ids.device))
 
 
 def refuse_texts_that_see_one_another(

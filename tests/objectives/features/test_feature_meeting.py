@@ -59,7 +59,7 @@ from tutelage.signals import Logits, Signals, feature_need, layers_needed
             "s → t: the 32 tokens of the teacher's 't' as a 4×8 map; the teacher's 't' average-pooled from 4×8 to 2×4",
         ),
         ((6, 5), (6, 5, 4, 2), "s → t: the teacher's 't' averaged over its 4×2 positions"),
-        ((6, 7, 5), (6, 5), "s → t: the student's 's' averaged over its tokens, padded ones included"),
+        ((6, 7, 5), (6, 5), "s → t: the student's 's' averaged over its tokens"),
     ],
 )
 def test_layers_that_meet_and_what_is_said(student, teacher, notes):

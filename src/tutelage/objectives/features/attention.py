@@ -28,8 +28,8 @@ class AttentionTransfer(AbstractLayerTerm):
     *Misleads*: after a ReLU a map of zeros has no direction: it counts as zeros, without gradient. A map that ends in
     one strong corner (a border artefact, a register token of a vision transformer) is followed as willingly as one
     that finds the object. The norm's gradient has the same length however near the maps are, so that a large weight
-    makes the student tremble about the minimum; the square's does not. Among tokens the class token and padded ones
-    are positions.
+    makes the student tremble about the minimum; the square's does not. Among tokens the class token is a position;
+    padded ones are none.
 
     Neighbours: :class:`Hint` and :class:`CosineHidden` compare what stands at each position;
     :class:`SimilarityPreserving` compares examples instead of positions.
@@ -75,7 +75,9 @@ class AttentionTransfer(AbstractLayerTerm):
         return Adapter(None, meet(pair, self).notes)
 
     def _sum(self, pair: Pair, rows: Rows) -> Tensor:  # noqa: ARG002 - the base's signature
-        met = meet(Pair(*(self._energy(values) for values in pair)), self)
+        energies = pair._replace(student=self._energy(pair.student), teacher=self._energy(pair.teacher))
+        # at padding the energies are zeros, which have no part in a length or a difference
+        met = meet(energies, self)
         mine, _ = directions(met.student.flatten(1))
         theirs, _ = directions(met.teacher.flatten(1))
         difference = mine - theirs

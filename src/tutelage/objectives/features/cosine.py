@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair, check_choice, check_layers
-from tutelage.objectives.features.meeting import meet, projected, projector_for
+from tutelage.objectives.features.meeting import meet, projected, projector_for, summed
 from tutelage.objectives.features.vectors import directions
 from tutelage.signals import Rows
 
@@ -20,14 +20,12 @@ class CosineHidden(AbstractLayerTerm):
 
     Sanh et al. 2019 (DistilBERT), §3, who align the last hidden states of equal width. A number without unit in [0, 2],
     0 where the directions agree. Their code averages over all unpadded tokens of the batch at once; here each example
-    counts alike, as every other term's does. A vector of zeros has no direction: it counts 0 beside another, else 1,
-    without gradient.
+    counts alike, as every other term's does, whatever its length. Padding has no part in it. A vector of zeros has no
+    direction: it counts 0 beside another, else 1, without gradient.
 
-    *Misleads*: signals carry no mask, so padded tokens count like words; in a batch padded to many times its texts'
-    length they are most of it: sort by length, or cut, or compare a pooled vector. Lengths are not compared, and in
-    many transformers one or two axes are a hundred times longer than the rest: the cosine is near 1 whatever the
-    others do, and a small value says little. With a projector (widths that differ) a student can meet the direction
-    without using it.
+    *Misleads*: lengths of vectors are not compared, and in many transformers one or two axes are a hundred times longer
+    than the rest: the cosine is near 1 whatever the others do, and a small value says little. With a projector (widths
+    that differ) a student can meet the direction without using it.
 
     Neighbours: :class:`Hint` compares lengths too; :class:`PKT` and :class:`SimilarityPreserving` compare cosines
     between examples, which need no common axes.
@@ -66,4 +64,4 @@ class CosineHidden(AbstractLayerTerm):
         distance = (mine - theirs).square().sum(-1) / 2
         alone = (none_here ^ none_there).to(distance.dtype)
         distance = torch.where(none_here | none_there, alone, distance)
-        return distance.sum() / distance.shape[1:].numel()
+        return summed(distance, met.mask, mean=True)

@@ -38,7 +38,8 @@ class CRD(AbstractLayerTerm):
     run to resume bit for bit. A batch's negatives are always fresh, and choosing the partner among them (InfoNCE, van
     den Oord et al. 2018) needs no guess of the noise; both are lower bounds of the mutual information, this one never
     above log B. As in their code both directions are summed, τ is fixed and both maps are trained; features with
-    positions are averaged over them first, as their pooled last layer is.
+    positions are averaged over them first, as their pooled last layer is, tokens over the real ones: each side over its
+    own, so that the tokenizers may differ.
 
     About 2 log B before training, *not* 0 where student and teacher agree: what is left is how alike the teacher's
     examples are. A property of the batch: accumulated small batches have fewer negatives each and a smaller loss.
@@ -46,7 +47,7 @@ class CRD(AbstractLayerTerm):
     *Misleads*: negatives are few, so use batches of 128 or more; 16 are told apart without learning much. The value
     moves with the batch's size, also in an epoch's last batch, and cannot be compared between runs of two sizes.
     Among ``others`` are examples of the same class, which the student learns to tell apart although the teacher need
-    not: ``other_classes`` leaves them out, where labels are known. Padded tokens are part of the average.
+    not: ``other_classes`` leaves them out, where labels are known.
 
     Neighbours: :class:`RKD`, :class:`PKT` and :class:`SimilarityPreserving` copy the teacher's geometry; this asks only
     that each example be recognised. :class:`VID` bounds the same information by regression.
@@ -71,6 +72,7 @@ class CRD(AbstractLayerTerm):
     negatives: Literal["others", "other_classes"] = "others"
 
     name = "crd"
+    by_position = False
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -94,17 +96,21 @@ class CRD(AbstractLayerTerm):
 
     def _adapter(self, pair: Pair) -> Adapter:
         notes: list[str] = []
-        sides = (("student", self.student, pair.student), ("teacher", self.teacher, pair.teacher))
+        sides = (
+            ("student", self.student, pair.student, pair.mask),
+            ("teacher", self.teacher, pair.teacher, pair.teacher_mask),
+        )
         maps = nn.ModuleDict()
-        for side, layer, values in sides:
-            vectors = averaged(values, f"the {side}'s {layer!r}", notes)
+        for side, layer, values, mask in sides:
+            vectors = averaged(values, f"the {side}'s {layer!r}", notes, mask)
             maps[side] = linear_for(vectors, vectors.shape[1], self.width)
             notes.append(f"a linear map of the {side}'s side, {vectors.shape[1]:,} → {self.width:,} wide")
         weights = sum(parameter.numel() for parameter in maps.parameters())
         return Adapter(maps, [*notes, f"{weights:,} weights, trained with the student"])
 
     def _sum(self, pair: Pair, rows: Rows) -> Tensor:
-        mine_BD, theirs_BD = self._embedded("student", pair.student), self._embedded("teacher", pair.teacher)
+        mine_BD = self._embedded("student", pair.student, pair.mask)
+        theirs_BD = self._embedded("teacher", pair.teacher, pair.teacher_mask)
         scores_BB = mine_BD @ theirs_BD.T / self.temperature
         if self.negatives == "other_classes":
             labels_B = rows["labels"]
@@ -114,8 +120,8 @@ class CRD(AbstractLayerTerm):
         own = 2.0 * scores_BB.diagonal().sum()
         return scores_BB.logsumexp(1).sum() + scores_BB.logsumexp(0).sum() - own
 
-    def _embedded(self, side: str, values: Tensor) -> Tensor:
+    def _embedded(self, side: str, values: Tensor, mask: Tensor | None) -> Tensor:
         if not isinstance(self.weights, nn.ModuleDict):
             raise not_fitted(self)
-        units_BD, _ = directions(self.weights[side](averaged(values, "", [])))
+        units_BD, _ = directions(self.weights[side](averaged(values, "", [], mask)))
         return units_BD

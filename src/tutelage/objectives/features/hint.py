@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair, check_choice, check_layers
-from tutelage.objectives.features.meeting import meet, projected, projector_for
+from tutelage.objectives.features.meeting import meet, projected, projector_for, summed
 from tutelage.objectives.response import check_flags
 from tutelage.signals import Rows
 
@@ -26,7 +26,8 @@ class Hint(AbstractLayerTerm):
     weight 1 drowns a cross-entropy of 2: use ``per_unit``, or a small weight. A few units of large spread decide it.
     With a projector it can be small while the student's features are of no use to the layers that follow. A hint taken
     late asks a small student to be its teacher; the paper takes the middle, and trains it as a stage of its own, for
-    which a weight that falls to 0 stands in: ``Piecewise([[0, 1], [0.3, 0]]) * Hint(…)``. Padded tokens count.
+    which a weight that falls to 0 stands in: ``Piecewise([[0, 1], [0.3, 0]]) * Hint(…)``. Of
+    tokens the real ones alone are summed, so that a long text weighs more than a short one unless ``per_unit``.
 
     Neighbours: :class:`CosineHidden` sees directions alone, :class:`VID` learns how much each channel is worth,
     :class:`AttentionTransfer` sees where, not what.
@@ -40,7 +41,8 @@ class Hint(AbstractLayerTerm):
         teacher: name of the teacher's.
         projector: ``"auto"``, where the widths differ; ``"always"``, also where they agree, so that the student need
             not use the teacher's own axes.
-        per_unit: divide by the number of units, for a value that does not depend on the layer's size; ½ stays.
+        per_unit: divide by the number of units (those of real tokens), for a value that does not depend on the layer's
+            size; ½ stays.
     """
 
     student: str
@@ -62,5 +64,5 @@ class Hint(AbstractLayerTerm):
 
     def _sum(self, pair: Pair, rows: Rows) -> Tensor:  # noqa: ARG002 - the base's signature
         met = meet(pair, self)
-        total = (projected(met, self.weights, self) - met.teacher).square().sum() / 2
-        return total / met.teacher.shape[1:].numel() if self.per_unit else total
+        apart = (projected(met, self.weights, self) - met.teacher).square()
+        return summed(apart, met.mask, mean=self.per_unit) / 2

@@ -7,7 +7,7 @@ import copy
 import functools
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,22 @@ from tutelage.errors import ObjectiveError
 from tutelage.objectives.objective import Term
 from tutelage.objectives.response import describe_fields
 from tutelage.objectives.schedules import nearest
+from tutelage.padding import real_positions, without_padding
 from tutelage.signals import Rows, Side, Signals, feature_need
 
 
 class Pair(NamedTuple):
     """The same examples as two layers show them, one row each: ``[B, ...]`` both, the teacher's without gradient.
 
-    The mask ``[B, T]`` is True at real tokens; None where all are, or where the layers show no tokens.
+    What stood at padded tokens is zeros. The masks ``[B, T]`` are True at the real tokens of the student's layer and of the
+    teacher's; None where all are, or where that layer shows no tokens. Both are the same for a term that compares position
+    with position, unless one side is vectors.
     """
 
     student: Tensor
     teacher: Tensor
     mask: Tensor | None = None
+    teacher_mask: Tensor | None = None
 
 
 class Adapter(NamedTuple):
@@ -41,12 +45,16 @@ class AbstractLayerTerm(Term):
     """A term on one layer of each side, named by ``student`` and ``teacher``, both fields of the final dataclass.
 
     A layer shows vectors ``[B, D]``, tokens ``[B, T, D]`` or feature maps ``[B, C, H, W]``; three axes are always
-    tokens, and attentions ``[B, heads, T, T]`` count as maps. Signals carry no mask: padded tokens count like any
-    other.
+    tokens, and attentions ``[B, heads, T, T]`` count as maps. Padding has no part in it: padded tokens, and an
+    attention's rows and columns of them, are zeros in a :class:`Pair`, and a term leaves them out of what it counts. An
+    example without a single real token adds 0 to a mean over positions.
     """
 
     student: str
     teacher: str
+
+    #: Whether position i of one side meets position i of the other, so that both have to show the same tokens.
+    by_position: ClassVar[bool] = True
 
     # no dataclass fields: what was fitted is neither compared nor shown nor described, and ``replace`` drops it
     _weights: nn.Module | None = None
@@ -75,8 +83,8 @@ class AbstractLayerTerm(Term):
         made = self._adapter(self._pair(student, teacher))
         fitted = copy.copy(self)
         object.__setattr__(fitted, "_weights", made.weights)
-        notes = f"{self.student} → {self.teacher}: {'; '.join(made.notes)}" if made.notes else None
-        object.__setattr__(fitted, "_notes", notes)
+        said = [*made.notes, *self._of_no_token(student, "student"), *self._of_no_token(teacher, "teacher")]
+        object.__setattr__(fitted, "_notes", f"{self.student} → {self.teacher}: {'; '.join(said)}" if said else None)
         return fitted
 
     def __call__(
@@ -100,7 +108,7 @@ class AbstractLayerTerm(Term):
             )
         dtype = functools.reduce(torch.promote_types, (side.dtype for side in pair[:2]), torch.float32)
         with _without_autocast(pair.student.device.type):
-            total = self._sum(Pair(pair.student.to(dtype), pair.teacher.to(dtype), pair.mask), rows)
+            total = self._sum(pair._replace(student=pair.student.to(dtype), teacher=pair.teacher.to(dtype)), rows)
         return total.to(dtype), self.count(rows)
 
     def describe(self) -> dict[str, Any]:
@@ -124,7 +132,41 @@ class AbstractLayerTerm(Term):
                 f"{theirs.shape[0]:,} of the teacher's {self.teacher!r}: they are not the same examples; give both "
                 "models the same batch"
             )
-        return Pair(mine, theirs)
+        mask, teacher_mask = self._mask(student, mine, "student"), self._mask(teacher, theirs, "teacher")
+        if self.by_position and mine.ndim > 2 and theirs.ndim > 2 and not _same(mask, teacher_mask):
+            raise ObjectiveError(
+                f"the term {self.name!r} compares the student's {self.student!r}, {_padded(mine, mask)}, with the teacher's "
+                f"{self.teacher!r}, {_padded(theirs, teacher_mask)}, token by token, and their real tokens are not the same "
+                "ones: a word would be compared with another word, or with padding. With other tokenizers or other views for "
+                "student and teacher, compare whole texts: vectors (an embedding, a pooled layer), or a term of relations "
+                "(similarity_preserving, rkd, pkt, crd). With the same view, a teacher of your own says which tokens are real: "
+                "Signals(…, mask=attention_mask.bool())"
+            )
+        return Pair(without_padding(mine, mask), without_padding(theirs, teacher_mask), mask, teacher_mask)
+
+    def _mask(self, signals: Signals | None, values: Tensor, whose: Side) -> Tensor | None:
+        """``[B, T]``, where the layer shows the tokens of a mask and some are padding."""
+        mask = signals.mask if signals is not None else None
+        if mask is None or values.ndim == 2:
+            return None
+        if mask.shape[0] != values.shape[0]:
+            raise ObjectiveError(
+                f"the {whose}'s mask is {list(mask.shape)} for {values.shape[0]:,} rows of features: expected one row an example, "
+                "or one example's padding would be taken for another's"
+            )
+        mask = mask.to(values.device)
+        return None if real_positions(values, mask) is None or bool(mask.all()) else mask
+
+    def _of_no_token(self, signals: Signals | None, whose: Side) -> list[str]:
+        """In words, that a layer's positions are no tokens of which padding could be told; nothing where they are."""
+        mask = signals.mask if signals is not None else None
+        layer = getattr(self, whose)
+        if signals is None or mask is None or signals.features[layer].ndim != 3:
+            return []
+        shown = signals.features[layer].shape[1]
+        if shown == mask.shape[1]:
+            return []
+        return [f"the {whose}'s {layer!r} shows {shown:,} positions for {mask.shape[1]:,} tokens, and each counts"]
 
     def _layer(self, signals: Signals | None, whose: Side, layer: str) -> Tensor:
         if signals is None or layer not in signals.features:
@@ -140,6 +182,17 @@ class AbstractLayerTerm(Term):
                 f"floating-point {', '.join(_RANKS.values())}; name another layer"
             )
         return values
+
+
+def _same(mask: Tensor | None, teacher_mask: Tensor | None) -> bool:
+    if mask is None or teacher_mask is None:
+        return mask is teacher_mask
+    return torch.equal(mask, teacher_mask)
+
+
+def _padded(values: Tensor, mask: Tensor | None) -> str:
+    real = "without padding" if mask is None else f"{int(mask.sum()):,} of {mask.numel():,} tokens real"
+    return f"{list(values.shape)} ({real})"
 
 
 _RANKS = {2: "vectors [B, D]", 3: "tokens [B, T, D]", 4: "feature maps [B, C, H, W]"}

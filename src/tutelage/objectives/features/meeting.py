@@ -10,14 +10,19 @@ from torch import Tensor, nn
 
 from tutelage.errors import ObjectiveError
 from tutelage.objectives.features.layers import AbstractLayerTerm, Pair, not_fitted
+from tutelage.padding import real_positions
 
 
 class Met(NamedTuple):
-    """Both sides at the same positions, width last: ``[B, D]``, ``[B, T, D]`` or ``[B, H, W, C]``; and what it took."""
+    """Both sides at the same positions, width last: ``[B, D]``, ``[B, T, D]`` or ``[B, H, W, C]``; and what it took.
+
+    The mask is True at real positions, ``[B, T]``, or ``[B, T, T]`` of attentions; None where all are.
+    """
 
     student: Tensor
     teacher: Tensor
     notes: list[str]
+    mask: Tensor | None = None
 
 
 def meet(pair: Pair, term: AbstractLayerTerm) -> Met:
@@ -26,13 +31,15 @@ def meet(pair: Pair, term: AbstractLayerTerm) -> Met:
     - Maps of two resolutions: each axis is average-pooled to the smaller one of the two.
     - Tokens against a map: T = h·w tokens in the map's proportions, or 1 + h·w with a class token first, which is left
       out, are laid out row by row as a map.
-    - Vectors against maps or tokens: these are averaged over their positions, padded tokens included.
+    - Vectors against maps or tokens: these are averaged over their real positions.
 
     Raises:
-        ObjectiveError: tokens of two lengths, or tokens that are no grid of the map's proportions.
+        ObjectiveError: tokens of two lengths, tokens that are no grid of the map's proportions, or some of them padding.
     """
     mine, theirs = pair.student, pair.teacher
     notes: list[str] = []
+    if pair.mask is not None and {mine.ndim, theirs.ndim} == {3, 4}:
+        raise _cannot_meet(pair, term, "tokens of which some are padding are no places of a map")
     if mine.ndim == 3 and theirs.ndim == 4:
         mine = _as_map(mine, theirs, term, notes, tokens_of="student")
     elif mine.ndim == 4 and theirs.ndim == 3:
@@ -41,26 +48,53 @@ def meet(pair: Pair, term: AbstractLayerTerm) -> Met:
         size = (min(mine.shape[2], theirs.shape[2]), min(mine.shape[3], theirs.shape[3]))
         mine = _pooled(mine, size, f"the student's {term.student!r}", notes)
         theirs = _pooled(theirs, size, f"the teacher's {term.teacher!r}", notes)
-        return Met(mine.movedim(1, -1), theirs.movedim(1, -1), notes)
+        real = real_positions(mine, pair.mask)
+        return Met(mine.movedim(1, -1), theirs.movedim(1, -1), notes, real)
     if mine.ndim == theirs.ndim == 3:
         if mine.shape[1] != theirs.shape[1]:
             raise _cannot_meet(
                 pair, term, "position i of one would be compared with another word or patch of the other"
             )
-        return Met(mine, theirs, notes)
-    mine = averaged(mine, f"the student's {term.student!r}", notes)
-    return Met(mine, averaged(theirs, f"the teacher's {term.teacher!r}", notes), notes)
+        return Met(mine, theirs, notes, pair.mask)
+    mine = averaged(mine, f"the student's {term.student!r}", notes, pair.mask)
+    return Met(mine, averaged(theirs, f"the teacher's {term.teacher!r}", notes, pair.teacher_mask), notes)
 
 
-def averaged(values: Tensor, what: str, notes: list[str]) -> Tensor:
-    """``[B, width]``: the mean over a map's positions or over tokens; vectors as they are."""
+def averaged(values: Tensor, what: str, notes: list[str], mask: Tensor | None = None) -> Tensor:
+    """``[B, width]``: the mean over a map's positions or over tokens; vectors as they are.
+
+    Args:
+        values: a side of a :class:`Pair`, zeros at padding.
+        what: its name in the notes.
+        notes: to which what was done is added.
+        mask: that side's ``[B, T]``, True at the tokens that count; None for all. The mean of none is zeros.
+    """
     if values.ndim == 2:
         return values
     if values.ndim == 3:
-        notes.append(f"{what} averaged over its tokens, padded ones included")
-        return values.mean(1)
-    notes.append(f"{what} averaged over its {values.shape[2]}×{values.shape[3]} positions")
-    return values.mean((2, 3))
+        notes.append(f"{what} averaged over its tokens")
+    else:
+        notes.append(f"{what} averaged over its {values.shape[2]}×{values.shape[3]} positions")
+    places = (1,) if values.ndim == 3 else (2, 3)
+    real = real_positions(values, mask)
+    if real is None:
+        return values.mean(places)
+    return values.sum(places) / real.flatten(1).sum(1, keepdim=True).clamp_min(1)
+
+
+def summed(each: Tensor, mask: Tensor | None, *, mean: bool) -> Tensor:
+    """Σ over examples of the sum of ``each[B, *positions, ...]`` over an example's real positions, or of its mean there.
+
+    Args:
+        each: a number a position, or one a unit of it, finite also at padding.
+        mask: ``[B, *positions]``, True at the real ones; None for all. The mean of none is 0.
+        mean: whether each example's sum is divided by its number of positions, or units.
+    """
+    if mask is None:
+        return each.sum() / each.shape[1:].numel() if mean else each.sum()
+    units = each.shape[mask.ndim :].numel()
+    sums_B = each.masked_fill(~mask.reshape(*mask.shape, *[1] * (each.ndim - mask.ndim)), 0.0).flatten(1).sum(1)
+    return (sums_B / (mask.flatten(1).sum(1) * units).clamp_min(1)).sum() if mean else sums_B.sum()
 
 
 def projector_for(met: Met, always: bool, notes: list[str]) -> nn.Linear | None:
@@ -125,6 +159,7 @@ def _pooled(map_BCHW: Tensor, size: tuple[int, int], what: str, notes: list[str]
 def _cannot_meet(pair: Pair, term: AbstractLayerTerm, why: str) -> ObjectiveError:
     return ObjectiveError(
         f"the student's {term.student!r} shows {list(pair.student.shape)} and the teacher's {term.teacher!r} "
-        f"{list(pair.teacher.shape)}, which the term {term.name!r} cannot bring together: {why}; name other layers, or "
-        "use a term of relations (similarity_preserving, rkd, pkt), which compares examples and not positions"
+        f"{list(pair.teacher.shape)}, which the term {term.name!r} cannot bring together: {why}; name other layers (a "
+        "pooled one, an embedding), or use a term of relations (similarity_preserving, rkd, pkt, crd), which compares "
+        "examples and not positions"
     )

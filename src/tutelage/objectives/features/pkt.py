@@ -29,7 +29,8 @@ class PKT(AbstractLayerTerm):
 
     *Misleads*: the kernel is flat: its values lie between 0 and 1, so p is nearly uniform and the KL small (1e-3 and
     less after a ReLU): its weight is in the hundreds, and a small value says nothing. A batch of a few examples, or
-    with one example a class, has no neighbours to speak of. Padded tokens are part of the vector.
+    with one example a class, has no neighbours to speak of. Of texts an example is its real tokens one after another, with
+    zeros for padding: which words stand at which place decides who is near, so prefer one pooled vector a text.
 
     Neighbours: :class:`SimilarityPreserving` compares the same cosines by squares, weighing all pairs alike;
     :class:`RKD` does not depend on where the origin is; :class:`CRD` has only one right neighbour, the example itself.
@@ -47,6 +48,7 @@ class PKT(AbstractLayerTerm):
     teacher: str
 
     name = "pkt"
+    by_position = False
 
     def __post_init__(self) -> None:
         check_layers(self)

@@ -38,7 +38,9 @@ class RKD(AbstractLayerTerm):
     *Misleads*: distances in a wide space are all alike, so the loss is small from the start and its gradient too; it
     wants a weight of tens. One outlier in the batch moves the mean distance and with it every pair. A large class is
     most of the pairs. Examples that agree up to rounding (one part in a million) have distance 0, no direction and no
-    gradient. Alone it does not train a head: it says nothing of the classes. Padded tokens are part of the vector.
+    gradient. Alone it does not train a head: it says nothing of the classes. Of texts an example is its real tokens one
+    after another, with zeros for padding: texts of other lengths are far apart for that alone, so prefer one pooled
+    vector a text.
 
     Neighbours: :class:`SimilarityPreserving` and :class:`PKT` see directions from the origin, which a shift changes;
     :class:`CRD` tells examples apart instead of placing them.
@@ -60,6 +62,7 @@ class RKD(AbstractLayerTerm):
     angle: float = 2.0
 
     name = "rkd"
+    by_position = False
 
     def __post_init__(self) -> None:
         check_layers(self)

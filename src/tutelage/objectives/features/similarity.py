@@ -25,7 +25,8 @@ class SimilarityPreserving(AbstractLayerTerm):
     *Misleads*: each row has length 1, so the value falls as 1/B with the batch: their weight of 3,000 is for batches
     of 128. After a ReLU all products are positive, and an uncentred G is near 1 throughout: what tells classes apart
     is a small rest. Features with many positions compare pictures place by place, hence backgrounds: take a late
-    layer. Padded tokens are part of the vector.
+    layer. Of texts an example is its real tokens one after another, with zeros for padding: which words stand at which
+    place decides what is alike, so prefer one pooled vector a text.
 
     Neighbours: :class:`PKT` compares the same cosines as distributions, :class:`RKD` distances and angles between
     differences; :class:`tutelage.objectives.DIST` does it with predictions.
@@ -43,6 +44,7 @@ class SimilarityPreserving(AbstractLayerTerm):
     teacher: str
 
     name = "similarity_preserving"
+    by_position = False
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -51,7 +53,7 @@ class SimilarityPreserving(AbstractLayerTerm):
         return Adapter(None, ())
 
     def _sum(self, pair: Pair, rows: Rows) -> Tensor:  # noqa: ARG002 - the base's signature
-        mine, theirs = (_similarities(flat(values)) for values in pair)
+        mine, theirs = (_similarities(flat(values)) for values in pair[:2])
         examples = mine.shape[0]
         # rows × batch value: B · ‖…‖² / B²
         return (mine - theirs).square().sum() / max(examples, 1)

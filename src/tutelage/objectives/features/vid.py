@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ObjectiveError
 from tutelage.objectives.features.layers import AbstractLayerTerm, Adapter, Pair, check_layers, check_whole, not_fitted
-from tutelage.objectives.features.meeting import linear_for, meet
+from tutelage.objectives.features.meeting import linear_for, meet, summed
 from tutelage.objectives.response import check_flags, set_number
 from tutelage.signals import Rows
 
@@ -32,7 +32,7 @@ class VID(AbstractLayerTerm):
     Channels that the student cannot predict get a large σ and stop teaching, which is the point, and also how it can
     come to teach nothing. μ is strong enough to do the student's work for it: with a deep one the student's features
     need not resemble the teacher's. As a sum it grows with the layer: use ``per_unit`` or a small weight. Weight
-    decay on α is a prior on the variance. Padded tokens count.
+    decay on α is a prior on the variance. Of tokens the real ones alone are summed.
 
     Neighbours: :class:`Hint` is this with σ = 1 and a linear μ; :class:`CRD` bounds the same information by contrast.
 
@@ -45,7 +45,7 @@ class VID(AbstractLayerTerm):
         teacher: name of the teacher's.
         depth: number of layers of μ, at least 1.
         variance: σ² at the start, above 1e-5; 5 in the authors' code.
-        per_unit: divide by the number of units, as their code does.
+        per_unit: divide by the number of units (those of real tokens), as their code does.
     """
 
     student: str
@@ -85,7 +85,7 @@ class VID(AbstractLayerTerm):
         met = meet(pair, self)
         mean, variance_C = self.weights(met.student)
         each = (met.teacher - mean).square() / variance_C + variance_C.log()
-        return each.sum() / 2 / (met.teacher.shape[1:].numel() if self.per_unit else 1)
+        return summed(each, met.mask, mean=self.per_unit) / 2
 
 
 class _Gaussian(nn.Module):
