@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_processes import launch, results
+from test_processes import SCRIPT, launch, results
 from training_helpers import assert_close
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")]
@@ -21,6 +21,17 @@ def test_two_processes_train_one_projector(tmp_path):
         torch.testing.assert_close(
             torch.tensor(rank["log"]["loss/hint"]), torch.tensor(alone["log"]["loss/hint"]), rtol=1e-5, atol=1e-6
         )
+
+
+def test_two_processes_leave_out_the_same_padding(tmp_path):
+    """Each process has its own share of the texts and its own mask: another one's would cut out words."""
+    for processes in (1, 2):
+        done = launch(tmp_path / str(processes), processes, script=SCRIPT.with_name("padded_processes_run.py"))
+        assert done.returncode == 0, done.stderr
+    (alone,), together = results(tmp_path / "1", 1), results(tmp_path / "2", 2)
+    for rank in together:
+        assert_close(rank["weights"], alone["weights"], 1e-10)
+        assert_close(rank["terms"], alone["terms"], 1e-10)
 
 
 def test_two_processes_that_were_killed_go_on_with_it(tmp_path):

@@ -13,10 +13,10 @@ SCRIPT = Path(__file__).with_name("processes_run.py")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")]
 
 
-def launch(folder, processes, *given):
+def launch(folder, processes, *given, script=SCRIPT):
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     return subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(folder), *map(str, given)],
+        [sys.executable, *launcher, str(script), str(folder), *map(str, given)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         check=False,
