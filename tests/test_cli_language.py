@@ -71,6 +71,24 @@ def test_a_run_tells_its_arms_and_leaves_plain_folders(tutelage: Any, project: P
     assert AutoTokenizer.from_pretrained(RUN / "kd" / "seed-0").chat_template
 
 
+def test_the_starter_runs_as_it_is_written_but_for_the_model(
+    tutelage: Any, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A starter that fails at its first command is worse than none."""
+    empty = tmp_path / "starter"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert tutelage("init", "language_model").code == 0
+    assert sorted(path.name for path in empty.iterdir()) == ["config.yaml", "data.py"]
+    own = {
+        "student.model": f"{{python: '{project}/models.py:student'}}",
+        "student.tokenizer": f"{project}/models.py:short_pieces",
+    }
+    short = [*SHORT[:3], "score.choices=[billing, delivery, technical]", "data.layout=padded", "study.seeds=1"]
+    left = tutelage("run", "config.yaml", *sets(*(f"{key}={value}" for key, value in own.items()), *short))
+    assert left.code == 0, left.err
+
+
 def bad_rows(**changes: str) -> list[dict[str, str]]:
     """The rows, of which the third is another one."""
     given = rows()

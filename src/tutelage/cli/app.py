@@ -34,7 +34,7 @@ app = typer.Typer(
 
 _MISTAKE = 2
 #: The examples that `init` writes, the same as are put into the wheel.
-_TEMPLATES = ("digits", "fashion_mnist")
+_TEMPLATES = ("digits", "fashion_mnist", "language_model")
 _INTERRUPTED = 130
 
 
