@@ -80,12 +80,10 @@ def test_the_starter_runs_as_it_is_written_but_for_the_model(
     monkeypatch.chdir(empty)
     assert tutelage("init", "language_model").code == 0
     assert sorted(path.name for path in empty.iterdir()) == ["config.yaml", "data.py"]
-    own = {
-        "student.model": f"{{python: '{project}/models.py:student'}}",
-        "student.tokenizer": f"{project}/models.py:short_pieces",
-    }
-    short = [*SHORT[:3], "score.choices=[billing, delivery, technical]", "data.layout=padded", "study.seeds=1"]
-    left = tutelage("run", "config.yaml", *sets(*(f"{key}={value}" for key, value in own.items()), *short))
+    pieces = f"tokenizer: {project}/models.py:long_pieces"
+    own = [f"{who}={{model: {{python: '{project}/models.py:wide_{who}'}}, {pieces}}}" for who in ("student", "teacher")]
+    short = ("training.max_steps=2", "study.arms=[kd]", "samples.count=1")
+    left = tutelage("run", "config.yaml", *sets(*own, *short))
     assert left.code == 0, left.err
 
 
