@@ -15,6 +15,13 @@ from tutelage.models.calling import unwrapped
 
 Kind = Literal["hidden_states", "attentions"]
 
+#: What architectures call the three maps of an attention (BERT, RoBERTa and ELECTRA; DistilBERT; LLaMA, ViT and most others).
+_APART = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+#: What they call it where it is one.
+_FUSED = ("Wqkv", "qkv", "qkv_proj", "query_key_value", "c_attn")
+#: Where a decoder looks at an encoder.
+_CROSS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "EncDecAttention")
+
 _INDEXED = re.compile(r"(hidden_states|attentions)\.(-?\d+)")
 _SHOWN = 6
 
@@ -97,6 +104,67 @@ def block_names(model: nn.Module) -> list[str]:
             "from: name the pairs of layers one by one"
         )
     return best
+
+
+def attention_names(model: nn.Module, layer: int = -1) -> dict[str, str]:
+    """The submodules that show one layer's queries, keys and values, ``[B, T, D]`` each, all heads side by side.
+
+    They are found by the names that architectures give them; tried are BERT, RoBERTa, DistilBERT, ViT and LLaMA, alone and below a
+    head. Queries and keys are those before any rotation by position. Keys and values of fewer heads are narrower than queries.
+
+    Args:
+        model: any module, or one inside DDP's wrapper, with one stack of self-attentions.
+        layer: number of the layer, from 0; −1 is the last.
+
+    Returns:
+        ``{"query": name, "key": name, "value": name}``, as :func:`check_layers` takes names.
+
+    Raises:
+        ModelError: a model without such submodules, such as ModernBERT and GPT-2, whose one linear map gives all three; one with several
+            stacks, as an encoder with a decoder; or a number that the stack does not reach.
+    """
+    inner = unwrapped(model)
+    stacks = _attention_stacks(inner)
+    if not stacks:
+        raise _no_attention(inner)
+    if len(stacks) > 1:
+        raise ModelError(
+            f"{type(inner).__name__} has {len(stacks)} stacks of self-attentions ({_listed(list(stacks))}): which layer is meant cannot be "
+            "told; list the pairs of layers by name"
+        )
+    (found,) = stacks.values()
+    if not -len(found) <= layer < len(found):
+        raise ModelError(
+            f"{type(inner).__name__} has no layer {layer}: its self-attentions are those of layers 0 to {len(found) - 1} (-1 is the last)"
+        )
+    return found[layer]
+
+
+def _attention_stacks(inner: nn.Module) -> dict[str, list[dict[str, str]]]:
+    """Names of queries, keys and values, in order, by the stack's name with # for the layer's number."""
+    stacks: dict[str, list[dict[str, str]]] = {}
+    for name, module in inner.named_modules():
+        steps = name.split(".")
+        children = {child for child, _ in module.named_children()}
+        apart = next((names for names in _APART if children.issuperset(names)), None)
+        if apart is not None and not set(steps).intersection(_CROSS):
+            stack = ".".join("#" if step.isdigit() else step for step in steps)
+            parts = zip(("query", "key", "value"), apart, strict=True)
+            stacks.setdefault(stack, []).append({part: f"{name}.{own}" if name else own for part, own in parts})
+    return stacks
+
+
+def _no_attention(inner: nn.Module) -> ModelError:
+    fused = next((name for name, _ in inner.named_modules() if name.rpartition(".")[2] in _FUSED), None)
+    if fused is not None:
+        return ModelError(
+            f"{type(inner).__name__} makes queries, keys and values in one map ({fused!r}), so that no submodule shows one of them: their "
+            "relations cannot be told apart; learn from its hidden states (hint, cosine_hidden) or attentions (attention_map) instead"
+        )
+    return ModelError(
+        f"{type(inner).__name__} has no submodules of queries, keys and values ({_listed([names[0] for names in _APART])} with its "
+        "neighbours): list the pairs of layers that show them by name"
+    )
 
 
 def _submodule(inner: nn.Module, layer: str) -> nn.Module | None:

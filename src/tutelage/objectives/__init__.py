@@ -11,19 +11,32 @@ from tutelage.objectives.divergence import (
     skew_reverse_kl,
     total_variation,
 )
+from tutelage.objectives.embeddings import (
+    EmbeddingCosine,
+    EmbeddingMSE,
+    MarginMSE,
+    SimilarityMatrix,
+    wants_pca,
+    with_pca,
+)
 from tutelage.objectives.features import (
     CRD,
     PKT,
     RKD,
     VID,
+    AttentionMap,
     AttentionTransfer,
     CosineHidden,
     Hint,
+    Patient,
+    Relation,
     SimilarityPreserving,
 )
 from tutelage.objectives.head import Blocks, head_divergence
 from tutelage.objectives.layer_maps import layer_map, needs_layer_map, resolve_layers
+from tutelage.objectives.named import expand_recipes
 from tutelage.objectives.objective import Component, Objective, ObjectiveValue, Term, as_objective
+from tutelage.objectives.pca import PCA
 from tutelage.objectives.relation import DIST
 from tutelage.objectives.response import KL, CrossEntropy, Divergence, LogitMSE
 from tutelage.objectives.schedules import Constant, Cosine, Linear, Piecewise, Schedule, as_schedule
@@ -35,9 +48,11 @@ __all__ = [
     "DIST",
     "DKD",
     "KL",
+    "PCA",
     "PKT",
     "RKD",
     "VID",
+    "AttentionMap",
     "AttentionTransfer",
     "Blocks",
     "Component",
@@ -46,13 +61,19 @@ __all__ = [
     "CosineHidden",
     "CrossEntropy",
     "Divergence",
+    "EmbeddingCosine",
+    "EmbeddingMSE",
     "Hint",
     "Linear",
     "LogitMSE",
+    "MarginMSE",
     "Objective",
     "ObjectiveValue",
+    "Patient",
     "Piecewise",
+    "Relation",
     "Schedule",
+    "SimilarityMatrix",
     "SimilarityPreserving",
     "TeacherFree",
     "Term",
@@ -60,6 +81,7 @@ __all__ = [
     "alpha_beta",
     "as_objective",
     "as_schedule",
+    "expand_recipes",
     "forward_kl",
     "head_divergence",
     "jensen_shannon",
@@ -71,4 +93,6 @@ __all__ = [
     "skew_forward_kl",
     "skew_reverse_kl",
     "total_variation",
+    "wants_pca",
+    "with_pca",
 ]
