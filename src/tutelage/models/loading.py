@@ -33,9 +33,10 @@ class ModelSource:
     Args:
         python: ``"file.py:function"``, relative to ``folder``; the function builds the module.
         arguments: keyword arguments of that function, or the config overrides of a hub model (e.g. ``num_labels``).
-        hub: a Hugging Face model id or a folder that ``from_pretrained`` reads; loaded as a sequence or image classifier, or as a
-            causal language model (:func:`tutelage.models.load_language_model`), in float32 whatever the file holds, unless ``arguments``
-            has another ``dtype``.
+        hub: a Hugging Face model id or a folder that ``from_pretrained`` reads; loaded as a sequence or image classifier, as a causal
+            language model (:func:`tutelage.models.load_language_model`), or as a masked one
+            (:func:`tutelage.models.masked_language.load_masked_language_model`), in float32 whatever the file holds, unless
+            ``arguments`` has another ``dtype``.
         revision: the hub revision (a commit hash pins it).
         checkpoint: a ``.safetensors`` file of weights for the module.
         allow_pickle: read pickled weights (a ``checkpoint`` that is not ``.safetensors``, a hub folder's
@@ -61,7 +62,7 @@ def load_model(
     *,
     seed: int = 0,
     trained: bool = False,
-    task: Literal["classification", "language_model"] = "classification",
+    task: Literal["classification", "language_model", "masked_language_model"] = "classification",
 ) -> nn.Module:
     """Build the model a source names; fresh weights are drawn under ``seed``, without touching the global generator.
 
@@ -250,10 +251,15 @@ def _from_python(source: ModelSource, seed: int) -> nn.Module:
 
 
 def _kind(config: Any, task: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageClassification,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+    )
 
-    if task == "language_model":
-        return AutoModelForCausalLM
+    if task != "classification":
+        return AutoModelForCausalLM if task == "language_model" else AutoModelForMaskedLM
     images = type(config) in AutoModelForImageClassification._model_mapping  # pyright: ignore[reportPrivateUsage]
     return AutoModelForImageClassification if images else AutoModelForSequenceClassification
 
