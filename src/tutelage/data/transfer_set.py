@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from tutelage.data.completions import Completions, CompletionView, Layout, Seen
 from tutelage.data.ids import RawInputs, content_ids
+from tutelage.data.masking import Asked
 from tutelage.data.randomness import Draws
-from tutelage.data.views import View, is_random, take
+from tutelage.data.views import Chain, View, is_random, take
 from tutelage.errors import DataError
 from tutelage.ragged import Ragged
 from tutelage.signals import NO_LABEL
@@ -61,7 +62,8 @@ class TransferSet(Dataset[Batch]):
     Args:
         inputs: a tensor ``[B, ...]``, a mapping of tensors ``[B, ...]``, B texts, or B prompts and completions
             (:meth:`of_completions`).
-        labels: integer ``[B]`` or ``[B, T]``, ``NO_LABEL`` (−100) where there is none; None for no labels at all.
+        labels: integer ``[B]`` or ``[B, T]``, ``NO_LABEL`` (−100) where there is none; None for no labels at all. A student view may
+            give others to a batch (:class:`tutelage.data.masking.Asked`).
         class_names: one name a class; by default the numbers.
         student_view: None for the inputs as they are.
         teacher_view: None for the student's view.
@@ -200,6 +202,13 @@ class TransferSet(Dataset[Batch]):
         """The set a teacher is trained on: what the teacher sees becomes the student view."""
         return self._sharing_ids(replace(self, student_view=self._seen_by_teacher, teacher_view=None))
 
+    def with_student_view(self, view: View) -> TransferSet:
+        """The same examples with another view for the student; what the teacher sees stays as it is."""
+        seen = self._seen_by_teacher
+        return self._sharing_ids(
+            replace(self, student_view=view, teacher_view=Chain([]) if seen is None else seen)
+        )
+
     def _sharing_ids(self, other: TransferSet) -> TransferSet:
         other.__dict__["ids"] = self.ids
         return other
@@ -226,6 +235,8 @@ class TransferSet(Dataset[Batch]):
             batch["completions"] = inputs
         if isinstance(student, Seen):
             batch["student"], batch["student_rows"] = student
+        if isinstance(student, Asked):
+            batch["student"], batch["labels"] = student
         if self.teacher_varies:
             batch["view"] = torch.full_like(ids, view)
         if self.teacher_view is not None:
