@@ -54,8 +54,7 @@ def pair_similarities(embeddings: NDArray[Any], pairs: Pairs) -> Floats:
 
 
 def correlation(teacher: NDArray[Any], students: NDArray[Any], kind: Kind = "spearman") -> Floats:
-    """Correlation ``[S]`` of each seed's similarities ``[S, P]`` with the teacher's ``[P]``; ties have their middle
-    rank.
+    """Correlation ``[S]`` of each seed's similarities ``[S, P]`` with the teacher's ``[P]``, ties at middle ranks.
 
     A student that gives every pair one similarity orders nothing, and gets 0.
 
@@ -80,10 +79,10 @@ def similarity_agreement(
 
     The *texts* are drawn again with replacement, alike for every seed, and a pair counts as often as its two texts'
     draws multiply to. Such a weight has three times the variance of a pair's own draw (Owen 2007), while a text that
-    pairs share is counted rightly; so twice the variance of a bootstrap over pairs is taken off, and never so much that
-    less than that of a bootstrap over pairs is left. Variance between seeds joins as in `bootstrap_interval`, with N −
-    1 degrees of freedom for the N texts that stand in a pair. A bootstrap over pairs alone is too narrow where texts
-    stand in many pairs; the tests show it.
+    pairs share is counted rightly; so twice the variance of a bootstrap over pairs is taken off, and no
+    less than that of a bootstrap over pairs is left. Variance between seeds joins as in `bootstrap_interval`, with
+    N − 1 degrees of freedom for the N texts that stand in a pair. A bootstrap over pairs alone is too narrow where
+    texts stand in many pairs; the tests show it.
 
     Args:
         teacher: cosines ``[P]``, of `pair_similarities`.
@@ -164,8 +163,7 @@ def agreement_difference(
 
 
 class _Correlation:
-    """Correlations ``[S]`` with the teacher under weights of the pairs; the order of values does not change with the
-    weights."""
+    """Correlations ``[S]`` with the teacher under weights of the pairs, which do not change the order of values."""
 
     def __init__(self, teacher_P: Floats, students_SP: Floats, kind: Kind) -> None:
         if kind not in ("spearman", "pearson"):
@@ -181,18 +179,20 @@ class _Correlation:
 
     def __call__(self, weight_P: Floats) -> Floats:
         rows = [_weighted_ranks(places, weight_P) for places in self.places] if self.places else self.rows
-        total = weight_P.sum()
-        centred_RP = np.stack(rows)
-        centred_RP = centred_RP - (centred_RP @ weight_P / total)[:, None]
+        values_RP = np.stack(rows)
+        total = max(float(weight_P.sum()), 1.0)
+        centred_RP = values_RP - (values_RP @ weight_P / total)[:, None]
         square_R = np.square(centred_RP) @ weight_P
         together_S = (centred_RP[1:] * weight_P) @ centred_RP[0]
-        scale_S = np.sqrt(square_R[0] * square_R[1:])
-        if not square_R[0] > 0.0:
+        # rounding leaves a constant row a variance of 1e-32 that would pass for an order
+        varies_R = square_R > 1e-24 * total * np.square(values_RP).max(axis=1)
+        if not varies_R[0]:
             raise DataError(
                 f"a resample of {len(weight_P):,} pairs has no two different similarities: there are too few pairs or "
                 "texts for an interval; draw more"
             )
-        return np.divide(together_S, scale_S, out=np.zeros_like(scale_S), where=scale_S > 0.0)
+        scale_S = np.sqrt(square_R[0] * square_R[1:])
+        return np.divide(together_S, scale_S, out=np.zeros_like(scale_S), where=varies_R[1:])
 
 
 def _weighted_ranks(places: NDArray[np.int64], weight_P: Floats) -> Floats:

@@ -42,8 +42,7 @@ def cosine_to_teacher(teacher: NDArray[Any], student: NDArray[Any]) -> Floats:
 
 
 def linear_cka(teacher: NDArray[Any], student: NDArray[Any]) -> float:
-    """Centred kernel alignment with linear kernels on unit rows: 1 for the same structure up to rotation, near 0 for
-    none.
+    """Centred kernel alignment, linear, of unit rows: 1 for one structure up to rotation, near 0 for none.
 
     From the unbiased estimator of HSIC: the plain one is far above 0 for unrelated embeddings whose width is not small
     beside the number of texts. It may be slightly negative. A student whose embeddings do not vary gets 0.
@@ -82,8 +81,7 @@ def procrustes_residual(teacher: NDArray[Any], student: NDArray[Any]) -> float:
 
 
 def alignment(teacher: NDArray[Any], student: NDArray[Any]) -> dict[str, float | None]:
-    """``cosine``: mean :func:`cosine_to_teacher`, None where the widths differ · ``cka`` · ``procrustes``, the
-    residual.
+    """``cosine``: mean of :func:`cosine_to_teacher`, None where widths differ · ``cka`` · ``procrustes``, the residual.
 
     Raises:
         DataError: as the three.
@@ -97,8 +95,7 @@ def alignment(teacher: NDArray[Any], student: NDArray[Any]) -> dict[str, float |
 
 
 def uniformity(embeddings: NDArray[Any]) -> float:
-    """log of the mean of exp(−2 ‖x − y‖²) over pairs of different texts: 0 where all embeddings are one, lower is more
-    even.
+    """log of the mean of exp(−2 ‖x − y‖²) over pairs of texts: 0 where all embeddings are one, lower is more even.
 
     Args:
         embeddings: ``[N, D]``, N ≥ 2; scaled to unit rows.
@@ -128,12 +125,18 @@ def _centred(teacher: NDArray[Any], student: NDArray[Any], least: int) -> tuple[
             f"{len(teacher_ND):,} embeddings of the teacher and {len(student_NE):,} of the student, expected as many "
             f"of both and at least {least}: other texts would be compared; embed the same texts"
         )
-    if float(np.ptp(teacher_ND, axis=0).max()) == 0.0:
+    if _collapsed(teacher_ND):
         raise DataError(
             "the teacher gives every text one embedding: there is nothing to be aligned with; check how it is loaded "
             "and pooled"
         )
-    return teacher_ND - teacher_ND.mean(axis=0), student_NE - student_NE.mean(axis=0)
+    centred_NE = np.zeros_like(student_NE) if _collapsed(student_NE) else student_NE - student_NE.mean(axis=0)
+    return teacher_ND - teacher_ND.mean(axis=0), centred_NE
+
+
+def _collapsed(unit_ND: Floats) -> bool:
+    """Whether all rows are one, but for rounding."""
+    return float(np.ptp(unit_ND, axis=0).max()) <= 1e-12
 
 
 def _unbiased_hsic(x_ND: Floats, y_NE: Floats) -> float:

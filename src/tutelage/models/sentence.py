@@ -183,8 +183,7 @@ class SentenceEncoder(nn.Module):
         return tokenised(self.tokenizer, texts, self.max_length)
 
     def save(self, folder: Path) -> Path:
-        """Write the encoder into ``folder`` in sentence-transformers' layout, which the package and
-        `load_sentence_encoder` open.
+        """Write the encoder in sentence-transformers' layout, which the package and `load_sentence_encoder` open.
 
         Raises:
             ConfigError: it has no tokenizer.
@@ -256,8 +255,7 @@ class Embeds(Protocol):
 
 
 def embed_texts(encoder: Embeds, texts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float32]:
-    """The embeddings ``[N, D]`` of ``texts``, in evaluation mode and without gradients; the encoder's mode is as before
-    afterwards.
+    """The embeddings ``[N, D]`` of ``texts``, in evaluation mode and without gradients; the mode is put back.
 
     Texts of like length share a batch, so that little is computed on padding.
     """

@@ -1,5 +1,4 @@
-"""Load a sentence encoder: a sentence-transformers folder, a plain transformers folder, a hub id, or a function in a
-file."""
+"""Load a sentence encoder: a folder of sentence-transformers or of transformers, a hub id, a function in a file."""
 
 from __future__ import annotations
 

@@ -201,8 +201,7 @@ def write_dense(folder: Path, settings: DenseSettings) -> None:
 
 
 class TransformerSettings(NamedTuple):
-    """What stands beside a transformer: the tokens at which texts are cut (None: not said), and whether the package
-    writes them small."""
+    """Beside a transformer: at how many tokens texts are cut (None: not said), and whether they are written small."""
 
     max_length: int | None
     lower_case: bool

@@ -1,7 +1,7 @@
 """A sentence encoder without layers: the average of one vector a token, looked up in a table.
 
-The smallest and fastest student there is, and what is lost is known: "dog bites man" and "man bites dog" are one text to
-it. Its table begins as what the teacher makes of each token alone.
+The smallest and fastest student there is, and what is lost is known: "dog bites man" and "man bites dog" are one text
+to it. Its table begins as what the teacher makes of each token alone.
 
 References: Arora, Liang & Ma, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings" (ICLR 2017), for weights by
 frequency (SIF); Tulkens & van Dongen, "Model2Vec" (2024), for a table of a sentence encoder's outputs, reduced by
