@@ -8,11 +8,12 @@ from tutelage.models.loading import ModelSource, import_from_file, load_model
 from tutelage.models.rows import bad_rows, scores_and_features
 from tutelage.models.sampling import Sampling
 from tutelage.models.scoring import choice_scores
-from tutelage.models.shrinking import keep_layers
+from tutelage.models.shrinking import Importance, importance_of, keep_layers, shrink
 from tutelage.models.tapping import logits_and_features
 from tutelage.models.writing import Written, write
 
 __all__ = [
+    "Importance",
     "ModelSource",
     "Sampling",
     "Written",
@@ -23,6 +24,7 @@ __all__ = [
     "class_logits",
     "count_parameters",
     "import_from_file",
+    "importance_of",
     "keep_layers",
     "load_language_model",
     "load_model",
@@ -30,6 +32,7 @@ __all__ = [
     "merged",
     "on_device",
     "scores_and_features",
+    "shrink",
     "with_lora",
     "write",
 ]
