@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from masked_tiny import SYLLABLES, texts, tokenizer
-from tutelage.data import Draws, content_ids, rows_of
-from tutelage.data.masked_texts import masked_texts
-from tutelage.data.masking import MaskedTokens, Masking
+from tutelage.data import Draws, MaskedTokens, Masking, content_ids, masked_texts, rows_of
 from tutelage.errors import ConfigError, DataError
 from tutelage.signals import NO_LABEL
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from masked_tiny import FAMILIES, VOCABULARY, WIDTH, classifier, encoder, masked, texts, tokenizer
-from tutelage.data.masked_texts import masked_texts
-from tutelage.data.masking import MaskedTokens, Masking
+from tutelage.data import MaskedTokens, Masking, masked_texts
 from tutelage.errors import ModelError
 from tutelage.models import ModelSource, scores_and_features
 from tutelage.models.masked_language import (

@@ -12,8 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback
 
 from masked_tiny import classifier, encoder, masked, texts, tokenizer
 from tutelage import KL, CrossEntropy, TransferSet
-from tutelage.data import Splits, Tokenise, content_ids
-from tutelage.data.masking import Masking
+from tutelage.data import Masking, Splits, Tokenise, content_ids
 from tutelage.errors import CheckpointError, ConfigError, DataError, ModelError, TutelageError
 from tutelage.models.saving import save_student
 from tutelage.objectives.features import CosineHidden

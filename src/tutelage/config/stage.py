@@ -11,10 +11,9 @@ from torch import nn
 
 from tutelage.config.models import naming, user_function
 from tutelage.config.stage_section import StageDataSection, StageSection, StageTeacherSection
-from tutelage.data import Chain, DataSource, Splits, Tokenise, View, load_source
+from tutelage.data import Chain, DataSource, Masking, Splits, Tokenise, View, load_source
 from tutelage.data.ids import RawInputs
 from tutelage.data.language import compare_tokenizers, load_tokenizer
-from tutelage.data.masking import Masking
 from tutelage.errors import ConfigError
 from tutelage.models import ModelSource, block_names
 from tutelage.models.masked_language import load_masked_language_model

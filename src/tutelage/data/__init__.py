@@ -2,6 +2,8 @@
 
 from tutelage.data.completions import Completions, CompletionView, Layout
 from tutelage.data.ids import content_ids, hex_id
+from tutelage.data.masked_texts import masked_texts
+from tutelage.data.masking import MaskedTokens, Masking
 from tutelage.data.randomness import Draws
 from tutelage.data.sources import SOURCES, DataSource, load_source
 from tutelage.data.splits import Splits, keep_labels, noisy_labels, split
@@ -31,6 +33,8 @@ __all__ = [
     "GaussianNoise",
     "HorizontalFlip",
     "Layout",
+    "MaskedTokens",
+    "Masking",
     "Normalise",
     "PerExample",
     "Ragged",
@@ -44,6 +48,7 @@ __all__ = [
     "is_random",
     "keep_labels",
     "load_source",
+    "masked_texts",
     "next_token_labels",
     "noisy_labels",
     "rows_of",

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.data import Draws, TransferSet, content_ids
-from tutelage.data.masked_texts import masked_texts
-from tutelage.data.masking import MaskedTokens, Masking
+from tutelage.data import Draws, MaskedTokens, Masking, TransferSet, content_ids, masked_texts
 from tutelage.errors import ConfigError, DataError
 
 #: More texts than these are not needed to see how a stage goes, and each look at them would take its time.
