@@ -140,7 +140,9 @@ def walked(seconds: float, search: float = 0.0) -> Walked:
 
     run = ArmRun("assistant big", 0, seconds, 8, [], torch.zeros(1, CLASSES).numpy(), Path())
     module = big()
-    return Walked([Link("big", "teacher", run, module, Heard(ModuleTeacher(module), blobs(3, 0)))], "all", None, search)
+    return Walked(
+        [Link("big", "teacher", run, module, Heard(ModuleTeacher(module), blobs(3, 0)), splits())], "all", None, search
+    )
 
 
 def compared(difference: float, low: float | None, high: float | None, seeds: int = 3) -> list[dict[str, Any]]:

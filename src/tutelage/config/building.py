@@ -5,24 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from tutelage.config.arms import Company, check_objectives
 from tutelage.config.company import RECIPES
+from tutelage.config.cut_keys import is_plain
+from tutelage.config.cutting import Starts
 from tutelage.config.explaining import nearest
-from tutelage.config.mapping import with_layers
-from tutelage.config.models import (
-    build_chain,
-    build_recipe,
-    build_teacher,
-    facts_of,
-    maker,
-    model_source,
-    naming,
-    user_function,
-)
+from tutelage.config.models import build_teacher, model_source, naming, user_function
 from tutelage.config.schema import DataSection, LabelsSection, StudyConfig, ViewStep
 from tutelage.data import (
     Chain,
@@ -41,9 +35,9 @@ from tutelage.data import (
     split,
 )
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.objectives import Objective, objective_from_config
 from tutelage.studies import Gates, Labels, Study
-from tutelage.studies.recipes import Recipe
+from tutelage.studies.faculty import seen_beforehand
+from tutelage.studies.starting import splits_with
 
 _VIEWS: dict[str, Callable[..., View]] = {
     "normalise": Normalise,
@@ -65,7 +59,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     Raises:
         TutelageError: something the config names is not there, or does not fit.
     """
-    objective, extra_arms = _objectives(config, folder)
+    check_objectives(config)
     arms = [arm for arm in config.study.arms if isinstance(arm, str) and arm not in RECIPES]
     labelled, tokenizer = _splits(config.data, folder)
     if config.data.label_noise is not None:
@@ -74,28 +68,34 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     if config.data.labelled is not None:
         splits = splits.keep_labels(config.data.labelled, config.data.seed)
     teacher, recipe = build_teacher(config, folder, labelled.train)
+    seen = cache(lambda: seen_beforehand(teacher, recipe))
+    starts = Starts(config, folder, splits.train, tokenizer, seen)
+    student = starts.of(config.student, "student")
+    company = Company(config, folder, starts, student, seen)
     return Study(
-        splits=splits,
-        student=maker(config.student.model, folder, "student.model"),
+        splits=splits if student.view is None else splits_with(splits, student.view),
+        student=student.maker,
         teacher=teacher,
-        objective=objective,
+        objective=company.objective(),
         training=config.training,
         seeds=config.study.seeds,
         arms=arms,
-        extra_arms=extra_arms,
+        extra_arms=company.arms(),
+        start=None if is_plain(config.student) else student.start,
         label_smoothing=config.study.label_smoothing,
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
-        chain=build_chain(config, folder),
+        chain=company.chain(),
         labels=labels_of(config.labels, folder),
         together=None if config.study.together == "auto" else config.study.together,
         title=config.title or folder.resolve().name,
-        processing=tokenizer,
+        processing=student.tokenizer,
         config=config.resolved(),
-        fingerprint=_fingerprint(config, folder),
+        fingerprint=company.fingerprint(config.student, student),
         command=command,
         config_folder=folder,
-        student_source=model_source(config.student.model, folder),
+        # of a model that was cut, the code makes the whole one
+        student_source=model_source(config.student.model, folder) if is_plain(config.student) else None,
     )
 
 
@@ -122,27 +122,6 @@ def labels_of(said: LabelsSection | None, folder: Path) -> Labels | None:
         batch_size=said.batch_size,
         spot_check=said.spot_check,
     )
-
-
-def _objectives(config: StudyConfig, folder: Path) -> tuple[Objective, dict[str, Objective | Recipe]]:
-    extra: dict[str, Objective | Recipe] = {}
-    for said in config.study.arms:
-        if isinstance(said, str) and said not in RECIPES:
-            continue
-        arm = cast("Mapping[str, Any]", {said: {}} if isinstance(said, str) else said)
-        if len(arm) != 1:
-            raise ConfigError(f"study.arms: {arm} has {len(arm)} names, expected one name with its list of terms")
-        ((name, items),) = arm.items()
-        if name in extra:
-            raise ConfigError(
-                f"study.arms: {name!r} is there twice: one of the two would silently win; give each its own name"
-            )
-        with naming(f"study.arms, {name!r}"):
-            if name in RECIPES:
-                extra[name] = build_recipe(name, items)
-            else:
-                extra[name] = objective_from_config(with_layers(items, config, folder))
-    return objective_from_config(with_layers(config.objective, config, folder)), extra
 
 
 def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
@@ -258,8 +237,3 @@ class _FileTransform:
 
     def __call__(self, example: Any, /) -> torch.Tensor:
         return self.function(example)
-
-
-def _fingerprint(config: StudyConfig, folder: Path) -> dict[str, Any]:
-    resolved = config.resolved()
-    return facts_of({name: resolved[name] for name in ("data", "teacher", "student")}, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tutelage.config.cut_keys import check_own_arm, check_starts
 from tutelage.config.explaining import nearest
 from tutelage.config.schema import MemberSection, StudyConfig, TeacherSection
 from tutelage.config.training import check_training
@@ -15,7 +16,7 @@ RECIPES: Mapping[str, tuple[str, ...]] = {"born_again": ("generations", "objecti
 
 def check_company(config: StudyConfig) -> list[str]:
     """What is wrong with the teacher, the assistants or the arms, as far as their keys tell."""
-    problems = _check_teacher(config.teacher)
+    problems = _check_teacher(config.teacher) + check_starts(config)
     for number, assistant in enumerate(config.assistants or ()):
         if assistant.training is not None:
             problems += check_training(assistant.training, f"assistants.{number}.training")
@@ -91,12 +92,7 @@ def _check_trained(training: Mapping[str, Any] | None, allow_masked_classes: boo
 def _check_arm(name: str, said: Any) -> list[str]:
     where = f"study.arms, {name!r}"
     if name not in RECIPES:
-        if isinstance(said, Mapping):
-            return [
-                f"{where} has the options {', '.join(map(str, said))}, expected a list of terms; {' and '.join(RECIPES)} alone take "
-                "options"
-            ]
-        return []
+        return check_own_arm(name, said)
     if not isinstance(said, Mapping):
         return [f"{where} is a list of terms; it is a recipe, so write {{{name}: {{objective: [...]}}}}"]
     unknown = [key for key in said if key not in RECIPES[name]]

@@ -17,7 +17,6 @@ EXAMPLES: Mapping[str, str] = {
     "teacher.model": 'model: {python: "models.py:teacher"}',
     "assistants": 'assistants: [{name: middle, model: {python: "models.py:middle"}}]',
     "student": 'student: {model: {python: "models.py:student"}}',
-    "student.model": 'model: {python: "models.py:student"}',
     "labels": "labels: {form: sampled, draws: 64, temperature: 1}",
     "objective": "objective: [{term: kl, temperature: 1, weight: 0.9}, {term: cross_entropy, weight: 0.1}]",
     "training": "training: {num_train_epochs: 60, per_device_train_batch_size: 64, learning_rate: 2e-3}",

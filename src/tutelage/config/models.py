@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ import torch
 from torch import nn
 
 from tutelage.config.company import member_seed
-from tutelage.config.schema import AssistantSection, MemberSection, ModelSection, StudyConfig
+from tutelage.config.schema import MemberSection, ModelSection, StudyConfig
 from tutelage.data import TransferSet
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.models import ModelSource, import_from_file, load_model
-from tutelage.objectives import Objective, objective_from_config
-from tutelage.studies import Assistant, BornAgain, Chain, Member, Mutual, TeacherTraining
+from tutelage.objectives import objective_from_config
+from tutelage.studies import BornAgain, Member, Mutual, TeacherTraining
 from tutelage.studies.arm import weights_digest
 from tutelage.studies.faculty import GivenTeacher
 from tutelage.studies.recipes import Recipe
 from tutelage.teachers import ModuleTeacher
+
+#: Of a teacher's arguments, those that say how its weights are held: a student made from it is trained in float32 all the same.
+HELD = ("dtype", "quantization_config", "device_map")
 
 
 @contextmanager
@@ -67,6 +71,11 @@ def model_source(section: ModelSection, folder: Path) -> ModelSource:
     return ModelSource(**section.model_dump(), folder=folder)
 
 
+def in_full_precision(source: ModelSource) -> ModelSource:
+    """The source without the arguments that say how weights are held."""
+    return replace(source, arguments={name: value for name, value in source.arguments.items() if name not in HELD})
+
+
 def maker(section: ModelSection, folder: Path, where: str) -> Callable[[], nn.Module]:
     """Makes fresh ones of a model; whoever calls it has seeded torch."""
     source = model_source(section, folder)
@@ -107,15 +116,6 @@ def build_teacher(
         return maker(section.model, folder, "teacher.model"), recipe
     given = _given(section.model, section.seed, section.allow_masked_classes, folder, "teacher.model", section.classes)
     return given, None
-
-
-def build_chain(config: StudyConfig, folder: Path) -> Chain | None:
-    """A study's ``chain``; None where the config names no assistants."""
-    if config.assistants is None:
-        return None
-    assistants = [_assistant(section, number, config, folder) for number, section in enumerate(config.assistants)]
-    with naming("assistants"):
-        return Chain(assistants, config.study.path or "all")
 
 
 def build_recipe(name: str, options: Mapping[str, Any]) -> Recipe:
@@ -174,27 +174,11 @@ def _member(
         maker(section.model, folder, f"{where}.model"),
         TeacherTraining(labelled, section.training, seed),
         section.weight,
-        _own_facts(section.model, config, folder),
+        own_facts(section.model, config, folder),
     )
 
 
-def _assistant(section: AssistantSection, number: int, config: StudyConfig, folder: Path) -> Assistant:
-    where = f"assistants.{number}"
-    objective: Objective | None = None
-    with naming(where):
-        if section.objective is not None:
-            objective = objective_from_config(section.objective)
-        return Assistant(
-            section.name,
-            maker(section.model, folder, f"{where}.model"),
-            section.training,
-            objective,
-            section.seed,
-            _own_facts(section.model, config, folder),
-        )
-
-
-def _own_facts(model: ModelSection, config: StudyConfig, folder: Path) -> dict[str, Any]:
+def own_facts(model: ModelSection, config: StudyConfig, folder: Path) -> dict[str, Any]:
     """What decides the weights of one of several models: the others may come and go without its being trained again."""
     return facts_of({"data": config.data.resolved(), "model": model.resolved()}, folder)
 

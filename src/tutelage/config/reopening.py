@@ -9,7 +9,6 @@ from tutelage.config.building import build_study
 from tutelage.config.reading import load_classifier_config
 from tutelage.config.schema import StudyConfig
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.studies.arm import build_seeded
 from tutelage.studies.finished import FinishedRun, open_run, read_result
 from tutelage.studies.study import CONFIG
 
@@ -37,14 +36,15 @@ def reopen(run: Path, config: Path | None = None) -> FinishedRun:
     home = _given(config) if config is not None else _recorded(run, provenance.get("config_folder"))
     try:
         study = build_study(ran, home, provenance.get("command", ""))
-        build_seeded(study.student, study.seed_list[0])
+        found = open_run(study, run)
+        found.fresh(study.seed_list[0])
     except TutelageError as error:
         if config is not None:
             raise
         raise type(error)(
             f"{error} (what {run / CONFIG} names was looked for in {home.resolve()}; if it lies elsewhere now, give --config)"
         ) from error
-    return open_run(study, run)
+    return found
 
 
 def ran_config(run: Path) -> StudyConfig:

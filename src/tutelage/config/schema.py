@@ -4,43 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    """A mapping of the config whose unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    def resolved(self) -> dict[str, Any]:
-        """Every key with its value, defaults included, as plain data that reads back as the same section.
-
-        A null is left out only where it is the default: elsewhere it says something, such as which gate is not asked.
-        """
-        fields = type(self).model_fields
-        said = {name: getattr(self, name) for name in fields}
-        return {
-            fields[name].alias or name: _plain(value)
-            for name, value in said.items()
-            if value is not None or fields[name].default is not None
-        }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Section):
-        return value.resolved()
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-class ModelSection(Section):
-    """A model: a function in a file beside the config, or a hub id or folder; and weights for it."""
-
-    python: str | None = None
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    hub: str | None = None
-    revision: str | None = None
-    checkpoint: str | None = None
-    allow_pickle: bool = False
+from tutelage.config.sections import ModelSection, Section, Seed
 
 
 class SplitsSection(Section):
@@ -50,9 +16,6 @@ class SplitsSection(Section):
     test: Annotated[float, Field(gt=0, lt=1)] | None = None
     drop_overlap: bool = False
 
-
-#: What seeds every generator there is (NumPy's takes no other).
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 #: One step of a view: a name alone, or one name with its options.
 ViewStep = str | dict[str, Any]
@@ -116,24 +79,51 @@ class TeacherSection(Section):
     )
 
 
+#: How many layers, which ones, or in a word: every_other, first or last (with so many: first:3), important:3.
+KeptLayers = Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | str
+
+Width = Annotated[int, Field(ge=1)]
+
+
 class AssistantSection(Section):
     """A model between teacher and student; its training and objective are the student's where it has none of its own."""
 
     name: str
-    model: ModelSection
+    model: ModelSection | None = None
+    origin: Literal["teacher"] | None = Field(default=None, alias="from")
+    layers: KeptLayers | None = None
+    hidden: Width | None = None
+    heads: Width | None = None
+    feed_forward: Width | None = None
+    vocabulary: Literal["used"] | None = None
+    initial: Literal["teacher", "random"] | None = None
     training: dict[str, Any] | None = None
     objective: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     seed: Seed = 0
 
 
 class StudentSection(Section):
-    """The student."""
+    """The student: a model of its own, or the teacher's (``from: teacher``), whole or cut; ``initial: random`` keeps the shape alone."""
 
-    model: ModelSection
+    model: ModelSection | None = None
+    origin: Literal["teacher"] | None = Field(default=None, alias="from")
+    layers: KeptLayers | None = None
+    hidden: Width | None = None
+    heads: Width | None = None
+    feed_forward: Width | None = None
+    vocabulary: Literal["used"] | None = None
+    initial: Literal["teacher", "random"] | None = None
+
+
+class ArmSection(Section):
+    """An arm of the user's own: what it says differs from the arm ``kd``."""
+
+    objective: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    student: StudentSection | None = None
 
 
 class RunSection(Section):
-    """Arms and seeds. An arm is one by name, ``{name: [terms]}``, or a recipe with its options."""
+    """Arms and seeds. An arm is one by name, ``{name: [terms]}``, ``{name: {objective, student, ...}}``, or a recipe with its options."""
 
     seeds: Annotated[int, Field(ge=1)] | Annotated[list[Seed], Field(min_length=1)] = 5
     arms: list[str | dict[str, list[dict[str, Any]] | dict[str, Any]]] = Field(

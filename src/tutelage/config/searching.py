@@ -11,11 +11,10 @@ from typing import Any
 
 from tutelage.config.building import build_study
 from tutelage.config.explaining import nearest
-from tutelage.config.mapping import with_layers
 from tutelage.config.reading import check_config
 from tutelage.config.schema import SearchSection, StudyConfig, TieSection
 from tutelage.errors import ConfigError
-from tutelage.objectives import objective_from_config
+from tutelage.objectives import needs_layer_map, objective_from_config
 from tutelage.studies import Study
 from tutelage.studies.sweeping.search import Search
 from tutelage.studies.sweeping.space import Choices, Params, Range, Space, canonical
@@ -108,20 +107,25 @@ class ConfigCandidates:
         return data
 
     def _study(self, config: StudyConfig, decides: Json) -> Study:
-        # studies that differ in these alone share their data and models; but assistants follow the student's
-        apart = () if config.assistants else ("objective", "training")
+        # studies that differ in these alone share their data and models; but assistants follow the student's, and so do layers by name
+        whole = config.assistants is not None or needs_layer_map(config.objective)
+        apart = () if whole else ("objective", "training")
         shared = canonical({name: section for name, section in decides.items() if name not in apart})
         if shared not in self._studies:
-            self._studies[shared] = self._with_known_data(build_study(config, self.folder, self.command), decides)
+            self._studies[shared] = self._with_known_data(
+                config, build_study(config, self.folder, self.command), decides
+            )
         base = self._studies[shared]
-        if config.assistants:
+        if whole:
             return base
-        objective = objective_from_config(with_layers(config.objective, config, self.folder))
+        objective = objective_from_config(config.objective)
         return replace(base, objective=objective, training=config.training, config=config.resolved())
 
-    def _with_known_data(self, made: Study, decides: Json) -> Study:
+    def _with_known_data(self, config: StudyConfig, made: Study, decides: Json) -> Study:
         """The study on data that was read before, where that is the same: many copies of it would fill the memory."""
-        known = self._on_data.setdefault(canonical(decides["data"]), made)
+        # a student whose vocabulary is cut sees other numbers
+        sees = ["data", "teacher", "student"] if config.student.vocabulary is not None else ["data"]
+        known = self._on_data.setdefault(canonical({name: decides[name] for name in sees}), made)
         recipe = made.teacher_training
         if recipe is not None and known.teacher_training is not None:
             recipe = replace(recipe, data=known.teacher_training.data)

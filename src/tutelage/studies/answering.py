@@ -16,7 +16,6 @@ from tutelage.export import Artefact, ModuleRunner, Runner, open_runner
 from tutelage.export.parity import FP32_TOLERANCE
 from tutelage.models.calling import Inputs
 from tutelage.models.saving import load_student
-from tutelage.studies.arm import build_seeded
 from tutelage.studies.finished import FinishedRun
 
 #: How much accuracy an int8 artefact may lose to the student on the validation split before it counts as broken.
@@ -50,7 +49,7 @@ def runner_of(run: FinishedRun, artefact: Artefact, threads: int | None = None) 
     """An artefact, ready to answer."""
     module = None
     if artefact.format == "safetensors":
-        module = load_student(build_seeded(run.study.student, run.seeds[0]), artefact.folder)
+        module = load_student(run.fresh(run.seeds[0]), artefact.folder)
     return open_runner(artefact, threads, module)
 
 

@@ -8,7 +8,7 @@ walked as well, with the student's same budget.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tutelage.data import Splits, TransferSet
+from tutelage.data import Splits, TransferSet, View
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.evaluation import classification_metrics
 from tutelage.models.saving import load_student
@@ -25,6 +25,7 @@ from tutelage.studies.arm import ArmRun, build_seeded, predict
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.preflight import check_classes, check_features, check_labels, check_student, check_training
 from tutelage.studies.setting import Setting, held_out_identity
+from tutelage.studies.starting import FromTeacher, Maker, Start, as_heard
 from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import ModuleTeacher, Teacher
 
@@ -44,26 +45,30 @@ Json = dict[str, Any]
 class Assistant:
     """A model between teacher and student: taught by the one before it, it teaches the one after it.
 
-    It sees what the student sees, also where the teacher has a view of its own.
+    It sees what the student sees, also where the teacher has a view of its own, unless it is given another one.
 
     Args:
         name: of its folder and in the record.
-        model: makes the fresh module.
+        model: makes the fresh module; or :class:`FromTeacher`, how it is made of the teacher's.
         training: arguments of :class:`DistillationArguments`, by name; the student's where None.
         objective: what it minimises; the student's where None.
         seed: of initialisation and data order. There is one assistant for all of the students' seeds.
         fingerprint: facts that must not change between its training and a resumption; the study's where None.
+        view: what it sees of an example, where that is not what the student sees: a model of another vocabulary needs its own.
+        start: how it begins, for the record.
 
     Raises:
         ConfigError: a name that names no folder or is taken, or a model that is no function.
     """
 
     name: str
-    model: Callable[[], nn.Module]
+    model: Maker
     training: Mapping[str, Any] | None = None
     objective: Objective | Term | None = None
     seed: int = 0
     fingerprint: Mapping[str, Any] | None = None
+    view: View | None = None
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[\w-]+", self.name) is None:
@@ -75,7 +80,7 @@ class Assistant:
                 f"an assistant is called {self.name!r}, the name of an end of the chain: the record could not tell the two; call it by "
                 "its size, such as 'middle'"
             )
-        if isinstance(self.model, nn.Module) or not callable(self.model):
+        if isinstance(self.model, nn.Module) or not (callable(self.model) or isinstance(self.model, FromTeacher)):
             raise ConfigError(
                 f"the model of the assistant {self.name!r} is a {type(self.model).__name__}, expected a function that makes a fresh one; "
                 "a model that is trained already needs no chain: make it the teacher"
@@ -165,6 +170,8 @@ class Link:
         run: its training.
         module: it.
         heard: it, as the next one hears it.
+        splits: the data as it sees it.
+        start: how it began, for the record.
     """
 
     name: str
@@ -172,6 +179,8 @@ class Link:
     run: ArmRun
     module: nn.Module
     heard: Heard
+    splits: Splits
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +247,6 @@ def check_chain(
         )
     objectives = chain.objectives(objective)
     check_labels({f"assistant {name}": each for name, each in objectives.items()}, setting.splits.train)
-    splits = replace(setting.splits, train=as_student_sees(setting.splits.train))
     earlier: dict[str, nn.Module | Teacher] = {"teacher": teacher}
     for assistant in chain.assistants:
         try:
@@ -248,19 +256,26 @@ def check_chain(
                 raise ConfigError(
                     "its objective listens to no teacher: the chain would be cut there; give it a soft term such as kl"
                 )
-            made = check_student(assistant.model, assistant.seed)
+            made = check_student(setting.made(assistant.model), assistant.seed)
+            splits = replace(setting.splits, train=as_heard(setting.splits.train, assistant.view))
             check_classes(student, made, splits, splits.train.class_names)
-            check_training(_budget(assistant, setting), "training", made, own, splits.train, splits.validation)
-            _check_shown(chain, earlier, made, own, setting.splits)
+            sees = setting.seeing(assistant.view).splits
+            check_training(_budget(assistant, setting), "training", made, own, sees.train, sees.validation)
+            _check_shown(chain, earlier, made, own, setting, assistant.view)
         except TutelageError as error:
             raise type(error)(f"assistant {assistant.name!r}: {error}") from error
         earlier[assistant.name] = made
     assistants = {name: module for name, module in earlier.items() if name != "teacher"}
-    _check_shown(chain, assistants, student, objective, setting.splits)
+    _check_shown(chain, assistants, student, objective, setting, None)
 
 
 def _check_shown(
-    chain: Chain, earlier: Mapping[str, nn.Module | Teacher], pupil: nn.Module, objective: Objective, splits: Splits
+    chain: Chain,
+    earlier: Mapping[str, nn.Module | Teacher],
+    pupil: nn.Module,
+    objective: Objective,
+    setting: Setting,
+    view: View | None,
 ) -> None:
     """Find out that whoever may teach this one by this objective has the layers that it reads.
 
@@ -269,10 +284,13 @@ def _check_shown(
         earlier: the teacher and the assistants before this one.
         pupil: a fresh one.
         objective: what it minimises.
-        splits: the data; the assistants see what their pupils see.
+        setting: what all trainings share.
+        view: what the pupil sees, where that is not what the student sees.
     """
+    views = {assistant.name: assistant.view for assistant in chain.assistants}
     for name, module in list(earlier.items()) if chain.path == "best" else list(earlier.items())[-1:]:
-        shown = splits if name == "teacher" else replace(splits, train=as_student_sees(splits.train))
+        train = setting.splits.train if name == "teacher" else as_heard(setting.splits.train, views[name])
+        shown = replace(setting.splits, train=train if view is None else train.with_student_view(view))
         try:
             check_features({JUDGED: objective}, pupil, module, shown)
         except TutelageError as error:
@@ -329,11 +347,6 @@ def metrics_on(module: nn.Module, held_out: TransferSet) -> dict[str, float]:
     return classification_metrics(predict(module, held_out).numpy(), held_out.known_labels.numpy())
 
 
-def as_student_sees(train: TransferSet) -> TransferSet:
-    """The set with nothing of its own for the teacher to see: who learnt from the student's view can answer on no other."""
-    return train if train.teacher_view is None else replace(train, teacher_view=None)
-
-
 def _follow(
     path: Sequence[Assistant],
     setting: Setting,
@@ -357,24 +370,24 @@ def _teach(
     assistant: Assistant, names: Sequence[str], taught_by: str, setting: Setting, heard: Heard, objective: Objective
 ) -> Link:
     facts = setting.fingerprint if assistant.fingerprint is None else assistant.fingerprint
-    plan = setting.plan(
+    seeing, build = setting.seeing(assistant.view), setting.made(assistant.model)
+    plan = seeing.plan(
         f"assistant {' → '.join(names)}",
         assistant.seed,
         # a name has no dot, so no two roads share a folder
         setting.folder / ASSISTANTS / ".".join(names),
         objective,
         heard,
-        build=assistant.model,
+        build=build,
         training=_budget(assistant, setting),
-        test=setting.splits.validation,
+        test=seeing.splits.validation,
         processing=None,
         fingerprint={**facts, **held_out_identity(setting.splits), "teacher": heard.identity},
     )
     (run,) = setting.run([plan])
-    module = load_student(build_seeded(assistant.model, assistant.seed), run.folder)
-    return Link(
-        assistant.name, taught_by, run, module, Heard(ModuleTeacher(module), as_student_sees(setting.splits.train))
-    )
+    module = load_student(build_seeded(build, assistant.seed), run.folder)
+    heard = Heard(ModuleTeacher(module), as_heard(setting.splits.train, assistant.view))
+    return Link(assistant.name, taught_by, run, module, heard, seeing.splits, assistant.start)
 
 
 def _budget(assistant: Assistant, setting: Setting) -> Mapping[str, Any]:

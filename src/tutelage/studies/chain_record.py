@@ -58,7 +58,7 @@ def chain_record(
         "how": walked.how,
         "links": [
             _teacher_link(setting, faculty, record),
-            *(_assistant_link(link, setting) for link in walked.links),
+            *(_assistant_link(link) for link in walked.links),
             _student_link(last, setting, runs[JUDGED], record),
         ],
         "candidates": _candidates(walked, setting, runs[DIRECT]) if walked.candidates is not None else None,
@@ -82,8 +82,8 @@ def _teacher_link(setting: Setting, faculty: Faculty, record: Mapping[str, Any])
     }
 
 
-def _assistant_link(link: Link, setting: Setting) -> Json:
-    first = setting.splits.test.for_evaluation().batch(torch.arange(1))["student"]
+def _assistant_link(link: Link) -> Json:
+    first = link.splits.test.for_evaluation().batch(torch.arange(1))["student"]
     with on_cpu(link.module.eval()) as module:
         flops = count_flops(module, first)
     return {
@@ -94,8 +94,8 @@ def _assistant_link(link: Link, setting: Setting) -> Json:
         "seconds": link.run.seconds,
         "steps": link.run.steps,
         "seed": link.run.seed,
-        "validation": metrics_on(link.module, setting.splits.validation),
-        "test": metrics_on(link.module, setting.splits.test),
+        "validation": metrics_on(link.module, link.splits.validation),
+        "test": metrics_on(link.module, link.splits.test),
     }
 
 

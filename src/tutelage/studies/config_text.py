@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from tutelage.objectives import as_objective
 from tutelage.studies.faculty import describe_members
 from tutelage.studies.recipes import Recipe
+from tutelage.studies.starting import Arm
 from tutelage.studies.yaml_text import to_yaml
 
 if TYPE_CHECKING:
-    from tutelage.studies.study import Study
+    from tutelage.studies.study import ExtraArm, Study
 
 
 def config_text_of(study: Study) -> str:
@@ -19,10 +20,7 @@ def config_text_of(study: Study) -> str:
     if study.config is not None:
         return to_yaml(study.config)
     recipe = study.teacher_training
-    extra = [
-        {name: arm.describe() if isinstance(arm, Recipe) else as_objective(arm).describe()}
-        for name, arm in study.extra_arms.items()
-    ]
+    extra = [{name: _described(arm)} for name, arm in study.extra_arms.items()]
     config: dict[str, Any] = {
         "title": study.title,
         **({"teacher": {"training": recipe.training, "seed": recipe.seed}} if recipe is not None else {}),
@@ -40,3 +38,12 @@ def config_text_of(study: Study) -> str:
         "gates": vars(study.gates),
     }
     return to_yaml(config)
+
+
+def _described(arm: ExtraArm) -> Any:
+    if isinstance(arm, Recipe):
+        return arm.describe()
+    if not isinstance(arm, Arm):
+        return as_objective(arm).describe()
+    objective = {"objective": as_objective(arm.objective).describe()} if arm.objective is not None else {}
+    return {**objective, **({"student": arm.start.words} if arm.start is not None else {})}

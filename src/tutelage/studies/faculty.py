@@ -291,7 +291,9 @@ def _plan(
     recipe: TeacherTraining,
     fingerprint: Mapping[str, Any] | None,
 ) -> ArmPlan:
-    identity = setting.identity if fingerprint is None else {**fingerprint, **held_out_identity(setting.splits)}
+    # another student is no reason to train a teacher anew
+    shared = {name: fact for name, fact in setting.identity.items() if not name.startswith("student")}
+    identity = shared if fingerprint is None else {**fingerprint, **held_out_identity(setting.splits)}
     return ArmPlan(
         arm=arm,
         seed=recipe.seed,

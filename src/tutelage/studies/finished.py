@@ -21,6 +21,7 @@ from tutelage.evaluation import classification_metrics
 from tutelage.models.saving import load_student
 from tutelage.studies.arm import PREDICTIONS, RECORD, ArmRun, build_seeded, predict, read_arm
 from tutelage.studies.gates import JUDGED
+from tutelage.studies.setting import Setting
 from tutelage.studies.study import RESULT, Study
 from tutelage.studies.teaching import teacher_predictions
 from tutelage.teachers import Teacher
@@ -63,6 +64,14 @@ class FinishedRun:
             )
         return found[0]
 
+    @cached_property
+    def _setting(self) -> Setting:
+        return self.study._setting(self.folder, None, lambda: self.teacher)  # pyright: ignore[reportPrivateUsage]  # what ran
+
+    def fresh(self, seed: int, name: str = JUDGED) -> nn.Module:
+        """A student of an arm as it is before its training, for weights to be loaded into."""
+        return build_seeded(self.study.setting_of(name, self._setting).student, seed)
+
     def student(self, seed: int, name: str = JUDGED) -> nn.Module:
         """The trained student of an arm and seed on the CPU, in eval mode, found to give the answers that the run recorded.
 
@@ -72,13 +81,13 @@ class FinishedRun:
         """
         run = self.arm(name, seed)
         try:
-            student = load_student(build_seeded(self.study.student, seed), run.folder).cpu().eval()
+            student = load_student(self.fresh(seed, name), run.folder).cpu().eval()
         except ModelError as error:
             raise CheckpointError(
                 f"the weights in {run.folder} do not fit the student that its code builds now: the code changed since the run, and "
                 "nothing else than what was judged may be exported; bring back the code of the run, or run the study again"
             ) from error
-        _same_answers(student, run, self.study.splits.test)
+        _same_answers(student, run, self.study.setting_of(name, self._setting).splits.test)
         return student
 
     @cached_property

@@ -19,10 +19,10 @@ from tutelage.evaluation import crossed_interval
 from tutelage.models.saving import load_student
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import ArmPlan, ArmRun, build_seeded
-from tutelage.studies.chain import as_student_sees
 from tutelage.studies.evidence import correctness
 from tutelage.studies.recipes import Outcome, relative_seed
 from tutelage.studies.setting import Setting
+from tutelage.studies.starting import as_student_sees
 from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import ModuleTeacher
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage import __version__
 from tutelage.data import Completions, TransferSet, hex_id
@@ -159,15 +159,16 @@ def _look(study: Study, teacher: Teacher, folder: Path) -> _Seen:
     names = study.splits.class_labels()
     names += [str(index) for index in range(len(names), scores.classes)]
     student = _trained_student(study, folder, JUDGED)
+    fresh = study._setting(folder, None, lambda: teacher).student  # pyright: ignore[reportPrivateUsage]  # as its run makes them
     logits_N = validation_scores.at(1.0).float().cpu().numpy()
     known = np.flatnonzero(labels != NO_LABEL)
     findings = Findings(
         classes=names,
-        table=look_at(scores, labels, _student_logits(study, student, train)),
+        table=look_at(scores, labels, _student_logits(fresh, student, train)),
         validation=quality(logits_N, validation_labels),
         train=quality(scores.at(1.0).float().cpu().numpy()[known], labels[known]) if len(known) else None,
         renumbering=best_renumbering(logits_N.argmax(axis=1), validation_labels, scores.classes),
-        rivals=_rivals(study, folder, logits_N.argmax(axis=1) == validation_labels),
+        rivals=_rivals(study, fresh, folder, logits_N.argmax(axis=1) == validation_labels),
         augmentation=_augmentation(teacher, train),
         unlabelled=1.0 - study.splits.train.labelled / len(study.splits.train),
         given=not _recipes(study),
@@ -254,9 +255,9 @@ def _place(student: Path | None, folder: Path) -> str | None:
     return student.relative_to(folder).as_posix() if student is not None else None
 
 
-def _loaded(study: Study, place: Path) -> Any:
+def _loaded(fresh: Callable[[], nn.Module], place: Path) -> Any:
     try:
-        return load_student(build_seeded(study.student, 0), place).cpu().eval()
+        return load_student(build_seeded(fresh, 0), place).cpu().eval()
     except ModelError as error:
         raise CheckpointError(
             f"the weights in {place} do not fit the student that its code builds now: the teacher would be compared with another "
@@ -264,18 +265,20 @@ def _loaded(study: Study, place: Path) -> Any:
         ) from error
 
 
-def _student_logits(study: Study, place: Path | None, train: TransferSet) -> NDArray[np.float32] | None:
-    return predict(_loaded(study, place), train).numpy() if place is not None else None
+def _student_logits(
+    fresh: Callable[[], nn.Module], place: Path | None, train: TransferSet
+) -> NDArray[np.float32] | None:
+    return predict(_loaded(fresh, place), train).numpy() if place is not None else None
 
 
-def _rivals(study: Study, folder: Path, right_N: NDArray[np.bool_]) -> list[Json]:
+def _rivals(study: Study, fresh: Callable[[], nn.Module], folder: Path, right_N: NDArray[np.bool_]) -> list[Json]:
     """Who else answered the validation split: the run's students without a teacher, or else a cheap baseline."""
     validation = study.splits.validation
     labels = validation.known_labels.numpy()
     places = [folder / "scratch" / f"seed-{seed}" for seed in study.seed_list]
     places = [place for place in places if (place / RECORD).is_file()]
     if places:
-        answers = np.stack([predict(_loaded(study, place), validation).numpy().argmax(axis=1) for place in places])
+        answers = np.stack([predict(_loaded(fresh, place), validation).numpy().argmax(axis=1) for place in places])
         seeds = f"{len(places)} seed{'s' * (len(places) != 1)} of this run"
         return [_rival("the student without a teacher", "student", seeds, answers == labels, right_N)]
     train = study.splits.train

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from tutelage.data import Splits
 from tutelage.evaluation import crossed_interval, fit_class_offsets, paired_comparison
 from tutelage.models.saving import load_student
 from tutelage.studies.arm import ArmRun, build_seeded, predict
 from tutelage.studies.evidence import correctness
+from tutelage.studies.setting import Setting
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ def prior_correction(
     splits: Splits,
     runs: Mapping[str, Sequence[ArmRun]],
     logits: Mapping[str, NDArray[np.float32]],
-    build: Callable[[], nn.Module],
+    settings: Mapping[str, Setting],
     class_names: Sequence[str],
 ) -> Json | None:
     """The ``prior_correction`` of ``result.json``; None where the transfer set lacks no class.
@@ -33,7 +33,7 @@ def prior_correction(
         splits: with the classes that were omitted.
         runs: the arms' runs, a seed each, whose students are asked about the validation split.
         logits: of the same arms on the test split, ``[S, N, C]``.
-        build: makes a student to load weights into.
+        settings: of the same arms: what makes a student to load weights into, and what it sees.
         class_names: C names.
     """
     if not splits.omitted:
@@ -42,7 +42,7 @@ def prior_correction(
     unseen = np.isin(labels, splits.omitted)
     arms: Json = {}
     for arm, arm_runs in runs.items():
-        offsets = np.stack([_offsets(run, splits, build) for run in arm_runs])
+        offsets = np.stack([_offsets(run, settings[arm], splits.omitted) for run in arm_runs])
         before = correctness(logits[arm], labels)
         after = correctness(logits[arm] + offsets[:, None].astype(np.float32), labels)
         arms[arm] = {
@@ -59,10 +59,9 @@ def prior_correction(
     }
 
 
-def _offsets(run: ArmRun, splits: Splits, build: Callable[[], nn.Module]) -> NDArray[np.float64]:
-    student = load_student(build_seeded(build, run.seed), run.folder)
-    said = predict(student, splits.validation).numpy()
-    return fit_class_offsets(said, splits.validation.known_labels.numpy(), splits.omitted)
+def _offsets(run: ArmRun, setting: Setting, omitted: Sequence[int]) -> NDArray[np.float64]:
+    student, validation = load_student(build_seeded(setting.student, run.seed), run.folder), setting.splits.validation
+    return fit_class_offsets(predict(student, validation).numpy(), validation.known_labels.numpy(), omitted)
 
 
 def _estimate(correct: NDArray[np.float64]) -> Json:

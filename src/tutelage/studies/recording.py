@@ -24,7 +24,9 @@ from tutelage.studies.priors import prior_correction
 from tutelage.studies.recipes import Outcome
 from tutelage.studies.records import arm_record, comparisons
 from tutelage.studies.setting import Setting
+from tutelage.studies.starting import Start
 from tutelage.studies.stored_labels import Kept
+from tutelage.studies.surgery import surgery_record
 from tutelage.studies.teaching import deployed_module, on_cpu
 from tutelage.teachers import Teacher
 
@@ -43,6 +45,8 @@ class Findings:
         gates: the limits.
         walked: the road by way of assistants, where there are some.
         kept: the stored labels that the students were taught from, where they were.
+        settings: of each arm.
+        starts: how students begin, of the arms that it is told of; the others' begin as those of the judged one.
     """
 
     setting: Setting
@@ -50,8 +54,10 @@ class Findings:
     outcomes: Mapping[str, Outcome]
     descriptions: Mapping[str, str]
     gates: Gates
-    walked: Walked | None = None
-    kept: Kept | None = None
+    walked: Walked | None
+    kept: Kept | None
+    settings: Mapping[str, Setting]
+    starts: Mapping[str, Start]
 
 
 def assemble(found: Findings) -> Json:
@@ -65,7 +71,8 @@ def assemble(found: Findings) -> Json:
     arms = {TEACHER: _teacher_record(faculty, teacher_logits, labels)}
     for arm, arm_runs in runs.items():
         record = arm_record(found.descriptions[arm], arm_runs, logits[arm], teacher_logits, labels)
-        arms[arm] = {**record, **found.outcomes[arm].record}
+        begun = {"start": found.starts[arm].words} if arm in found.starts else {}
+        arms[arm] = {**record, **begun, **found.outcomes[arm].record}
     compared = comparisons(JUDGED, logits, labels)
     names = _class_names(splits, teacher_logits.shape[1])
     correct = {arm: correctness(values, labels) for arm, values in logits.items()}
@@ -89,7 +96,9 @@ def assemble(found: Findings) -> Json:
         record["members"] = _members(faculty, members_logits, labels)
     if found.walked is not None:
         record["chain"] = chain_record(found.walked, found.setting, faculty, runs, record)
-    corrected = prior_correction(splits, runs, logits, found.setting.student, names)
+    if cuts := surgery_record(found.faculty.teacher, found.settings, found.starts, found.walked):
+        record["surgery"] = cuts
+    corrected = prior_correction(splits, runs, logits, found.settings, names)
     if corrected is not None:
         record["prior_correction"] = corrected
     return record

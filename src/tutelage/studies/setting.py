@@ -12,12 +12,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
-from tutelage.data import Splits, TransferSet
+from tutelage.data import Splits, TransferSet, View
 from tutelage.errors import ConfigError
 from tutelage.objectives import Objective
 from tutelage.studies.arm import ArmPlan, ArmRun, Progress
+from tutelage.studies.starting import Maker, bound, splits_with
 from tutelage.studies.teaching import Heard
 from tutelage.studies.together import run_all
+from tutelage.teachers import Teacher
 
 Json = dict[str, Any]
 
@@ -34,8 +36,10 @@ class Setting:
         seeds: of the students.
         fingerprint: facts that must not change between a run and its resumption.
         progress: who watches.
+        origin: gives the teacher that students may be made of.
         processing: saved beside every student, or None.
         together: whether students are trained at once; see :func:`run_all`.
+        view: what these students see, where it is not what the data's student view says; the splits have it already.
     """
 
     folder: Path
@@ -44,9 +48,11 @@ class Setting:
     training: Mapping[str, Any]
     seeds: Sequence[int]
     progress: Progress
+    origin: Callable[[], nn.Module | Teacher]
     fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
     processing: Any = None
     together: bool | None = None
+    view: View | None = None
 
     @property
     def identity(self) -> Json:
@@ -68,7 +74,8 @@ class Setting:
         """
         teaching: Json = {}
         if heard is not None:
-            teaching = {"train": heard.train, "teacher": heard.answering, "given_teacher": heard.teacher}
+            train = heard.train if self.view is None else heard.train.with_student_view(self.view)
+            teaching = {"train": train, "teacher": heard.answering, "given_teacher": heard.teacher}
         identity = {**self.identity, **({"teacher": heard.identity} if heard is not None else {})}
         plan = ArmPlan(
             arm=arm,
@@ -84,6 +91,14 @@ class Setting:
             fingerprint=identity,
         )
         return replace(plan, **{**teaching, **changes})
+
+    def made(self, maker: Maker) -> Callable[[], nn.Module]:
+        """A function that makes fresh models, of the study's teacher where they are made of it."""
+        return bound(maker, self.origin)
+
+    def seeing(self, view: View | None) -> Setting:
+        """The setting of a student that sees this of an example; the same where the view is None."""
+        return self if view is None else replace(self, splits=splits_with(self.splits, view), view=view)
 
     def run(self, plans: Sequence[ArmPlan], *, arms: bool = False) -> list[ArmRun]:
         """Run what is not done of these plans; the results are in their order.

@@ -28,7 +28,6 @@ from tutelage.export import (
 from tutelage.export.artefacts import README
 from tutelage.models.saving import load_student
 from tutelage.studies.answering import Said, limits
-from tutelage.studies.arm import build_seeded
 from tutelage.studies.building import Built, build, manifest_facts, pool
 from tutelage.studies.finished import FinishedRun
 from tutelage.studies.ledger import EXPORTS, artefact_name, listed
@@ -109,7 +108,7 @@ def _chosen_seed(run: FinishedRun, seed: int | None) -> int:
 
 def _runner(run: FinishedRun, staged: Path, built: Built, to: Format) -> Runner:
     facts: Json = {"format": to, "model": built.model, **built.facts}
-    module = load_student(build_seeded(run.study.student, run.seeds[0]), staged) if to == "safetensors" else None
+    module = load_student(run.fresh(run.seeds[0]), staged) if to == "safetensors" else None
     return open_runner(Artefact(staged, facts), None, module)
 
 

@@ -22,6 +22,7 @@ from tutelage.studies.arm import Progress, build_seeded
 from tutelage.studies.chain import DIRECT, Chain
 from tutelage.studies.label_binds import set_binds, settled, store_digest
 from tutelage.studies.labelling import MADE, class_count, label
+from tutelage.studies.setting import Setting
 from tutelage.studies.spot_check import SpotCheck, spot_check
 from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import StoredTeacher, Teacher, as_teacher
@@ -133,7 +134,7 @@ def check_kept(
     teacher: nn.Module | Teacher,
     splits: Splits,
     chain: Chain | None,
-    folder: Path,
+    setting: Setting,
 ) -> None:
     """Find out, before anything is trained or labelled, that the labels can be kept and learnt from.
 
@@ -144,17 +145,18 @@ def check_kept(
         teacher: as far as it can be looked at yet.
         splits: the data; a few examples of the transfer set are shown to the student.
         chain: the assistants, where there are some: the first of a road hears the teacher too.
-        folder: of the run.
+        setting: of the run: its folder, and what assistants are made of.
 
     Raises:
         TutelageError: they cannot; the message has the reason.
     """
     showing(as_teacher(teacher), labels.features)
     check_form(labels, objectives, student, splits.train)
-    _check_there(labels, student, splits.train, folder)
+    _check_there(labels, student, splits.train, setting.folder)
     for name, first in {path[0].name: path[0] for path in chain.paths}.items() if chain is not None else ():
         objective = objectives[DIRECT] if first.objective is None else as_objective(first.objective)
-        check_form(labels, {name: objective}, build_seeded(first.model, first.seed), splits.train)
+        seen = splits.train if first.view is None else splits.train.with_student_view(first.view)
+        check_form(labels, {name: objective}, build_seeded(setting.made(first.model), first.seed), seen)
 
 
 def _check_there(labels: Labels, student: nn.Module, train: TransferSet, folder: Path) -> None:

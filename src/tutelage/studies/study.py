@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,33 +23,27 @@ from tutelage.files import write_atomically
 from tutelage.models import ModelSource
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
-from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, as_student_sees, check_chain, walk
+from tutelage.studies.arm_words import arm_words
+from tutelage.studies.beforehand import check_study
+from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, walk
 from tutelage.studies.config_text import config_text_of
 from tutelage.studies.faculty import (
     Faculty,
     GivenTeacher,
     TeacherTraining,
-    check_teacher,
     load_faculty,
     ready_faculty,
     seen_beforehand,
 )
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.ledger import EXPORTS
-from tutelage.studies.preflight import (
-    check_features,
-    check_folder,
-    check_labels,
-    check_student,
-    check_together,
-    check_training,
-)
 from tutelage.studies.recipes import Outcome, Recipe
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
 from tutelage.studies.remembering import ANSWERS, Disk, passes
 from tutelage.studies.setting import Setting, alone_in, data_digest
-from tutelage.studies.stored_labels import LABELS, Kept, Labels, check_kept, keep
+from tutelage.studies.starting import Arm, Maker, Start, bound
+from tutelage.studies.stored_labels import LABELS, Kept, Labels, keep
 from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import Teacher
 
@@ -61,6 +56,9 @@ _TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS, LABELS, ANSWERS)
 
 Json = dict[str, Any]
 
+#: What another method is: its objective, that with a student of its own, or a recipe.
+ExtraArm = Objective | Term | Arm | Recipe
+
 
 @dataclass(frozen=True)
 class Study:
@@ -72,15 +70,16 @@ class Study:
 
     Args:
         splits: the data.
-        student: makes a fresh student; called once a seed, seeded.
+        student: makes a fresh student; called once a seed, seeded; or :class:`FromTeacher`, how it is made of the teacher's module.
         teacher: a module, or a :class:`Teacher`; with ``teacher_training``, a function that makes the fresh module; or a list of
             :class:`Member`, an ensemble.
         objective: what the ``kd`` arm minimises.
         training: arguments of :class:`DistillationArguments`, by name, for every arm.
         seeds: how many seeds, or which.
         arms: which of ``kd``, ``scratch``, ``label_smoothing``.
-        extra_arms: more arms by name, each with its objective, or a recipe (:class:`BornAgain`, :class:`Mutual`): other methods to
-            compare.
+        extra_arms: more arms by name, each with its objective, an :class:`Arm` (a student or a start of its own), or a recipe
+            (:class:`BornAgain`, :class:`Mutual`): other methods to compare.
+        start: how the student begins, for the record; None for a fresh one of a model of its own.
         label_smoothing: ε of that control.
         gates: what the student must meet to be shipped.
         teacher_training: given where this run trains the teacher.
@@ -102,13 +101,14 @@ class Study:
     """
 
     splits: Splits
-    student: Callable[[], nn.Module]
+    student: Maker
     teacher: GivenTeacher
     objective: Objective | Term
     training: Mapping[str, Any]
     seeds: int | Sequence[int] = 5
     arms: Sequence[str] = (JUDGED, *CONTROLS)
-    extra_arms: Mapping[str, Objective | Term | Recipe] = field(default_factory=dict[str, Objective | Term | Recipe])
+    extra_arms: Mapping[str, ExtraArm] = field(default_factory=dict[str, ExtraArm])
+    start: Start | None = None
     label_smoothing: float = 0.1
     gates: Gates = field(default_factory=Gates)
     teacher_training: TeacherTraining | None = None
@@ -171,15 +171,27 @@ class Study:
         }
         asked = {*self.arms, *([DIRECT] if self.chain is not None else [])}
         chosen = {name: objective for name, objective in standard.items() if name in asked}
-        return chosen | {
-            name: extra.minimises(own) if isinstance(extra, Recipe) else as_objective(extra)
-            for name, extra in self.extra_arms.items()
-        }
+        return chosen | {name: _objective_of(extra, own) for name, extra in self.extra_arms.items()}
 
     @property
     def recipes(self) -> dict[str, Recipe]:
         """The arms that are more than an objective."""
         return {name: extra for name, extra in self.extra_arms.items() if isinstance(extra, Recipe)}
+
+    @property
+    def own_starts(self) -> dict[str, Arm]:
+        """The arms that have a student of their own."""
+        return {
+            name: extra
+            for name, extra in self.extra_arms.items()
+            if isinstance(extra, Arm) and extra.student is not None
+        }
+
+    @property
+    def starts(self) -> dict[str, Start]:
+        """How students begin, of the arms that it is told of."""
+        said = {JUDGED: self.start} | {arm: own.start for arm, own in self.own_starts.items()}
+        return {arm: start for arm, start in said.items() if start is not None}
 
     @property
     def trainings(self) -> int:
@@ -263,12 +275,16 @@ class Study:
         config_text = config_text_of(self)
         setting = self._setting(folder, progress)
         faculty = self._ready_faculty(setting)
+        setting = self._setting(folder, progress, lambda: faculty.teacher)
         heard, kept = self._heard(faculty.teacher, setting)
         own = as_objective(self.objective)
         walked = walk(self.chain, setting, heard, own) if self.chain is not None else None
-        outcomes = self._run_arms(setting, heard, walked)
-        descriptions = {arm: self._describe(arm, walked) for arm in outcomes}
-        found = assemble(Findings(setting, faculty, outcomes, descriptions, self.gates, walked, kept))
+        settings = {arm: self.setting_of(arm, setting) for arm in self.objectives}
+        outcomes = self._run_arms(settings, heard, walked)
+        descriptions = {arm: arm_words(self, arm, walked) for arm in outcomes}
+        found = assemble(
+            Findings(setting, faculty, outcomes, descriptions, self.gates, walked, kept, settings, self.starts)
+        )
         result: Json = {
             "tutelage": __version__,
             "config_sha256": sha256(config_text.encode()).hexdigest(),
@@ -291,19 +307,50 @@ class Study:
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
         return result
 
-    def _setting(self, folder: Path, progress: Progress | None) -> Setting:
+    def _setting(
+        self, folder: Path, progress: Progress | None, teacher: Callable[[], nn.Module | Teacher] | None = None
+    ) -> Setting:
+        """What all trainings share.
+
+        Args:
+            folder: of the run.
+            progress: who watches.
+            teacher: gives the teacher that students may be made of; what can be seen of it before it is trained where None.
+        """
+        origin = cache(teacher if teacher is not None else self._seen_beforehand)
         return Setting(
             folder=folder,
             splits=self.splits,
-            student=self.student,
+            student=bound(self.student, origin),
             training=self.training,
             seeds=self.seed_list,
             progress=progress if progress is not None else Silent(),
+            origin=origin,
             fingerprint=self.fingerprint,
             processing=self.processing,
             # what a chain's links cost is compared, and a share of a stack is not what a student alone would take
             together=False if self.chain is not None else self.together,
         )
+
+    def setting_of(self, arm: str, setting: Setting) -> Setting:
+        """The setting of an arm: that of a student of its own, where it has one.
+
+        Args:
+            arm: its name.
+            setting: what all trainings share.
+        """
+        own = self.own_starts.get(arm)
+        if own is None or own.student is None:
+            return setting
+        return replace(
+            setting.seeing(own.view),
+            student=setting.made(own.student),
+            processing=own.processing if own.processing is not None else setting.processing,
+            fingerprint=own.fingerprint if own.fingerprint is not None else setting.fingerprint,
+        )
+
+    def _seen_beforehand(self) -> nn.Module | Teacher:
+        return seen_beforehand(self.teacher, self.teacher_training)
 
     def _ready_faculty(self, setting: Setting) -> Faculty:
         return ready_faculty(self.teacher, self.teacher_training, setting)
@@ -320,43 +367,13 @@ class Study:
         return Heard(teacher, train, Disk(setting.folder / ANSWERS, uses, setting.progress)), None
 
     def _check(self, folder: Path) -> None:
-        """Find out before anything is trained what could only fail later."""
-        objectives = self.objectives
-        for objective in objectives.values():
-            objective.validate()
-        for arm, recipe in self.recipes.items():
-            check_labels(recipe.prerequisites(arm), self.splits.train)
-        check_labels(objectives, self.splits.train)
-        student = check_student(self.student, self.seed_list[0])
-        # with a chain, its last assistant teaches the judged arm
-        own = {arm: objective for arm, objective in objectives.items() if arm not in self.recipes}
-        own = {arm: objective for arm, objective in own.items() if self.chain is None or arm != JUDGED}
-        check_teacher(self.teacher, self.teacher_training, student, self.splits, own)
-        if self.labels is not None:
-            shown = seen_beforehand(self.teacher, self.teacher_training)
-            check_kept(self.labels, own, student, shown, self.splits, self.chain, folder)
-        train, validation = self.splits.train, self.splits.validation
-        check_training(self.training, "training", student, objectives[JUDGED], train, validation)
-        if self.together:
-            check_together(
-                {arm: each for arm, each in objectives.items() if arm not in self.recipes},
-                student,
-                self.training,
-                train,
-            )
-        if self.chain is not None:
-            teacher = seen_beforehand(self.teacher, self.teacher_training)
-            check_chain(self.chain, self._setting(folder, None), student, teacher, objectives[JUDGED])
-        # those who are taught by their own kind
-        kin = {arm: objective for arm, objective in objectives.items() if arm in self.recipes}
-        check_features(kin, student, student, replace(self.splits, train=as_student_sees(self.splits.train)))
-        check_folder(folder)
+        check_study(self, folder)
 
-    def _run_arms(self, setting: Setting, heard: Heard, walked: Walked | None) -> dict[str, Outcome]:
-        recipes, objectives = self.recipes, self.objectives
+    def _run_arms(self, settings: Mapping[str, Setting], heard: Heard, walked: Walked | None) -> dict[str, Outcome]:
+        recipes, objectives, setting = self.recipes, self.objectives, settings[JUDGED]
         teachers = {JUDGED: walked.heard} if walked is not None else {}
         plans = [
-            setting.plan(arm, seed, setting.folder / arm / f"seed-{seed}", objective, teachers.get(arm, heard))
+            settings[arm].plan(arm, seed, setting.folder / arm / f"seed-{seed}", objective, teachers.get(arm, heard))
             for arm, objective in objectives.items()
             if arm not in recipes
             for seed in self.seed_list
@@ -369,15 +386,11 @@ class Study:
             for arm, objective in objectives.items()
         }
 
-    def _describe(self, arm: str, walked: Walked | None) -> str:
-        if arm in self.recipes:
-            return self.recipes[arm].words()
-        judged = "the student, taught by the teacher"
-        if walked is not None:
-            judged = f"the student, taught by way of {', then '.join(link.name for link in walked.links)}"
-        return {
-            JUDGED: judged,
-            DIRECT: "the same student, taught by the teacher itself",
-            "scratch": "the same student, trained on the labels alone",
-            "label_smoothing": f"the same student, trained on the labels smoothed by {self.label_smoothing:g}",
-        }.get(arm, "the same student, trained with another objective")
+
+def _objective_of(extra: ExtraArm, own: Objective) -> Objective:
+    """What an extra arm minimises, the study's ``own`` where it has none."""
+    if isinstance(extra, Recipe):
+        return extra.minimises(own)
+    if isinstance(extra, Arm):
+        return own if extra.objective is None else as_objective(extra.objective)
+    return as_objective(extra)

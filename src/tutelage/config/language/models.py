@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from torch import nn
 from tutelage.config.language.schema import LanguageConfig, RemoteSection
 from tutelage.config.language.served import ServedSpeaker
 from tutelage.config.language.texts import Tokenizers
-from tutelage.config.models import model_source, naming
+from tutelage.config.models import in_full_precision, model_source, naming
 from tutelage.config.schema import ModelSection
 from tutelage.data.language import eos_ids
 from tutelage.data.language.crossing import Crossing
 from tutelage.errors import ConfigError
 from tutelage.evaluation.task_score import Speaker
-from tutelage.models import ModelSource
 from tutelage.models.adapters import with_lora
 from tutelage.models.language import load_language_model
 from tutelage.models.shrinking import keep_layers
@@ -27,9 +26,6 @@ from tutelage.studies.arm import weights_digest
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.crossing import CrossTokenizerTeacher, SortedTeacher
 from tutelage.teachers.remote import RemoteTeacher
-
-#: Of a teacher's arguments, those that say how its weights are held: a student made from it is trained in float32 all the same.
-_HELD = ("dtype", "quantization_config", "device_map")
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def bare_student(config: LanguageConfig, folder: Path) -> nn.Module:
     section = config.student
     if section.origin is not None:
         assert config.teacher.model is not None  # the check found one
-        source, where = _in_full_precision(model_source(config.teacher.model, folder)), "teacher.model"
+        source, where = in_full_precision(model_source(config.teacher.model, folder)), "teacher.model"
     else:
         assert section.model is not None
         source, where = model_source(section.model, folder), "student.model"
@@ -118,10 +114,6 @@ def score_count(model: nn.Module) -> int | None:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # pyright: ignore[reportCallIssue]
     weight = getattr(head, "weight", None)
     return len(weight) if weight is not None else None
-
-
-def _in_full_precision(source: ModelSource) -> ModelSource:
-    return replace(source, arguments={name: value for name, value in source.arguments.items() if name not in _HELD})
 
 
 def _given(section: ModelSection, folder: Path, where: str) -> ModuleTeacher:

@@ -202,7 +202,9 @@ def _plans(study: Study, setting: Setting, teacher: Teacher) -> Sequence[ArmPlan
     """The students' trainings that a run makes at once, with this teacher."""
     heard = Heard(teacher, study.splits.train)
     return [
-        setting.plan(arm, seed, setting.folder / arm / f"seed-{seed}", objective, heard, teacher=lambda: teacher)
+        study.setting_of(arm, setting).plan(
+            arm, seed, setting.folder / arm / f"seed-{seed}", objective, heard, teacher=lambda: teacher
+        )
         for arm, objective in study.objectives.items()
         if arm not in study.recipes
         for seed in study.seed_list

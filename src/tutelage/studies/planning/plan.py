@@ -207,10 +207,14 @@ class _Trial:
     def first_that_fits(self, forms: Sequence[Labels]) -> tuple[FormCost | None, str | None]:
         """The cost of the first form that every arm can learn from, or why the last one cannot be."""
         why = None
-        student = build_seeded(self.study.student, self.study.seed_list[0])
+        setting = self.study._setting(self.folder, None)  # pyright: ignore[reportPrivateUsage]  # what its run would begin with
+        student = build_seeded(setting.student, self.study.seed_list[0])
+        # who has a student of its own is looked at by the run itself
+        own = self.study.own_starts
+        objectives = {arm: objective for arm, objective in self.objectives.items() if arm not in own}
         for labels in forms:
             try:
-                check_form(labels, self.objectives, student, self.study.splits.train)
+                check_form(labels, objectives, student, self.study.splits.train)
                 return time_form(self.teacher, self.study.splits.train, self.answers, labels, self.folder), None
             except TutelageError as error:
                 why = str(error)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tutelage.objectives import CrossEntropy, Objective, as_objective
 from tutelage.studies.arm import RECORD, ArmPlan, Progress, Silent, read_arm
 from tutelage.studies.chain import walk
 from tutelage.studies.setting import Setting, bytes_of
+from tutelage.studies.starting import FromTeacher
 from tutelage.studies.study import Study
 from tutelage.studies.sweeping.space import Params, short_hash
 from tutelage.studies.teaching import Heard
@@ -83,6 +85,10 @@ class Teachers:
                 self._heard[name] = _prepare(candidate.study, home, _News(progress))
         return self._heard[name]
 
+    def home_of(self, candidate: Candidate) -> Path:
+        """Where the candidate's teacher is trained."""
+        return self._folder / candidate.teacher_folder
+
     def hand_over(self, candidate: Candidate, folder: Path) -> None:
         """Leave the candidate's teacher, as it was trained for the sweep, where a whole run in ``folder`` finds it done."""
         home = self._folder / candidate.teacher_folder
@@ -118,22 +124,15 @@ def _prepare(study: Study, home: Path, progress: Progress) -> Heard:
     if study.chain is None:
         return heard
     return walk(
-        study.chain, _setting(study, home, study.seed_list, progress), heard, as_objective(study.objective)
+        study.chain, _setting(study, home, study.seed_list, progress, home), heard, as_objective(study.objective)
     ).heard
 
 
-def _setting(study: Study, folder: Path, seeds: Sequence[int], progress: Progress) -> Setting:
-    return Setting(
-        folder=folder,
-        splits=study.splits,
-        student=study.student,
-        training=study.training,
-        seeds=seeds,
-        progress=progress,
-        fingerprint=study.fingerprint,
-        processing=study.processing,
-        together=study.together,
-    )
+def _setting(study: Study, folder: Path, seeds: Sequence[int], progress: Progress, home: Path) -> Setting:
+    """What a candidate's trainings share, the teacher that was trained in ``home`` among it."""
+    teacher = partial(study.trained_teacher, home)
+    shared = study._setting(folder, progress, teacher)  # pyright: ignore[reportPrivateUsage]  # as its run would begin
+    return replace(shared, seeds=seeds, together=study.together)
 
 
 def trial_plans(
@@ -141,18 +140,29 @@ def trial_plans(
 ) -> list[ArmPlan]:
     """The arm ``kd`` of a candidate over the sweep's seeds, judged on the validation split."""
     objective = as_objective(candidate.study.objective)
-    return _plans(candidate, name, folder, seeds, objective, teachers.heard_by(candidate, progress))
+    heard = teachers.heard_by(candidate, progress)
+    return _plans(candidate, name, folder, seeds, objective, heard, teachers.home_of(candidate))
 
 
-def scratch_plans(candidate: Candidate, folder: Path, seeds: Sequence[int]) -> list[ArmPlan]:
+def scratch_plans(
+    candidate: Candidate, folder: Path, seeds: Sequence[int], teachers: Teachers, progress: Progress
+) -> list[ArmPlan]:
     """The same student without a teacher, on the budget of ``candidate``, judged on the validation split."""
-    return _plans(candidate, SCRATCH, folder, seeds, as_objective(CrossEntropy()), None)
+    if isinstance(candidate.study.student, FromTeacher):
+        teachers.heard_by(candidate, progress)  # trains whom the students are made of
+    return _plans(candidate, SCRATCH, folder, seeds, as_objective(CrossEntropy()), None, teachers.home_of(candidate))
 
 
 def _plans(
-    candidate: Candidate, name: str, folder: Path, seeds: Sequence[int], objective: Objective, heard: Heard | None
+    candidate: Candidate,
+    name: str,
+    folder: Path,
+    seeds: Sequence[int],
+    objective: Objective,
+    heard: Heard | None,
+    home: Path,
 ) -> list[ArmPlan]:
-    setting = _setting(candidate.study, folder, seeds, Silent())
+    setting = _setting(candidate.study, folder, seeds, Silent(), home)
     # the test split is the winner's alone
     held_out = candidate.study.splits.validation
     return [setting.plan(name, seed, folder / f"seed-{seed}", objective, heard, test=held_out) for seed in seeds]

@@ -169,7 +169,7 @@ def _diverged(jobs: Sequence[_Job], error: Exception) -> _Job | None:
 
 def _plans(job: _Job, search: Search, folder: Path, teachers: Teachers, progress: Progress) -> list[ArmPlan]:
     if job.trial is None:
-        return scratch_plans(search.make({}), folder / SCRATCH, search.seeds)
+        return scratch_plans(search.make({}), folder / SCRATCH, search.seeds, teachers, progress)
     candidate = search.make(job.trial.params)
     name = f"trial {job.trial.number} ({said(job.trial.params)})"
     return trial_plans(candidate, name, folder / candidate.folder, search.seeds, teachers, progress)

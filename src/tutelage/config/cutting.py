@@ -1,0 +1,236 @@
+"""The students and assistants that a config names: models of their own as they are, or cut from these or from the teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from tutelage.config.cut_keys import is_cut, is_plain, measures, start_words
+from tutelage.config.models import HELD, in_full_precision, maker, model_source, naming
+from tutelage.config.schema import AssistantSection, StudentSection, StudyConfig
+from tutelage.data import Chain, Draws, Tokenise, TransferSet, View, is_random
+from tutelage.errors import ConfigError, ModelError
+from tutelage.models import load_model
+from tutelage.models.calling import Inputs, unwrapped
+from tutelage.models.shrinking import Importance, importance_of, shrink
+from tutelage.models.vocabulary_cut import VocabularyCut, cut_vocabulary
+from tutelage.models.vocabulary_cut_rows import with_rows
+from tutelage.signals import NO_LABEL
+from tutelage.studies.arm import build_seeded
+from tutelage.studies.starting import FromTeacher, Maker, Start, bound
+from tutelage.teachers import Teacher
+
+#: Training examples on which it is measured what counts, and how many are shown at once.
+MEASURED, _BATCH = 256, 32
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a section of a config makes.
+
+    Args:
+        maker: makes its fresh models.
+        view: what they see of an example; the data's student view where None.
+        tokenizer: of that view; None without one.
+        facts: what decides their weights beside the section's keys.
+        start: how they begin, for the record; None for a model of its own as it is.
+    """
+
+    maker: Maker
+    view: View | None
+    tokenizer: Any
+    facts: Mapping[str, Any]
+    start: Start | None
+
+
+class Starts:
+    """Makes what sections say of students and assistants. What takes looking at data or a model is looked at once.
+
+    Args:
+        config: the config.
+        folder: where it lies.
+        train: the transfer set, as the data's own views show it.
+        tokenizer: of the student's view; None without one.
+        teacher: gives the teacher as far as it can be seen before it is trained.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        folder: Path,
+        train: TransferSet,
+        tokenizer: Any,
+        teacher: Callable[[], nn.Module | Teacher],
+    ) -> None:
+        self._config, self._folder, self._train, self._tokenizer = config, folder, train, tokenizer
+        self._teacher = teacher
+        self._vocabularies: dict[str, tuple[View, VocabularyCut]] = {}
+
+    @property
+    def view(self) -> View | None:
+        """What students see whose vocabulary is not cut."""
+        return self._train.student_view
+
+    def of(self, section: StudentSection | AssistantSection, where: str) -> Made:
+        """What a section makes.
+
+        Args:
+            section: a student's or an assistant's.
+            where: its key in the config, for messages.
+        """
+        if section.model is not None and is_plain(section):
+            plain = maker(section.model, self._folder, f"{where}.model")
+            return Made(plain, None, self._tokenizer, {}, Start(start_words(section), cut=False))
+        whole = self._whole(section, where)
+        view, tokenizer, kept, facts = None, self._tokenizer, None, dict[str, Any]()
+        if section.vocabulary is not None:
+            with naming(f"{where}.vocabulary"):
+                view, vocabulary = self._vocabulary(section, bound(whole, self._teacher))
+            tokenizer, kept = vocabulary.tokenizer, vocabulary.kept
+            digest = sha256(",".join(map(str, kept)).encode()).hexdigest()[:16]
+            facts = {"tokens kept": f"{len(kept):,}, {digest}"}
+        cut = _Cut(section, where, kept, self._batches)
+        start = Start(start_words(section), cut=is_cut(section) or kept is not None)
+        if isinstance(whole, FromTeacher):
+            return Made(FromTeacher(cut.of_one), view, tokenizer, facts, start)
+        if section.origin is not None:
+            only = cache(whole)
+            return Made(lambda: cut.of_one(only()), view, tokenizer, facts, start)
+        return Made(lambda: cut.of_fresh(whole), view, tokenizer, facts, replace(start, whole=whole))
+
+    def _whole(self, section: StudentSection | AssistantSection, where: str) -> Maker:
+        """What is cut: a model of its own, or the teacher."""
+        teacher = self._config.teacher.model
+        if section.model is not None:
+            return maker(section.model, self._folder, f"{where}.model")
+        assert teacher is not None  # check_starts found one
+        if self._config.teacher.training is None and any(name in teacher.arguments for name in HELD):
+            # its weights are held in fewer bits, and a student is trained in float32 all the same
+            source = in_full_precision(model_source(teacher, self._folder))
+            return lambda: load_model(source, trained=True)
+        return FromTeacher(lambda module: module)
+
+    def _vocabulary(
+        self, section: StudentSection | AssistantSection, whole: Callable[[], nn.Module]
+    ) -> tuple[View, VocabularyCut]:
+        key = "teacher" if section.model is None else repr(section.model.resolved())
+        if key not in self._vocabularies:
+            cut = cut_vocabulary(build_seeded(whole, 0), self._tokenizer, self._texts())
+            steps = [
+                Tokenise(cut.tokenizer, step.max_length) if isinstance(step, Tokenise) else step
+                for step in self._steps()
+            ]
+            self._vocabularies[key] = (steps[0] if len(steps) == 1 else Chain(steps)), cut
+        return self._vocabularies[key]
+
+    def _steps(self) -> Sequence[View]:
+        view = self._train.student_view
+        assert view is not None  # check_starts found a step that tokenises
+        return list(view.views) if isinstance(view, Chain) else [view]
+
+    def _texts(self) -> Sequence[str]:
+        """The training texts, as they are tokenised."""
+        train, texts = self._train, self._train.inputs
+        draws = Draws(train.seed, 0, train.ids)
+        for step in self._steps():
+            if isinstance(step, Tokenise):
+                break
+            if is_random(step):
+                raise ConfigError(
+                    f"the view {step!r} before tokenise draws at random: other texts than the ones looked at now may hold words that "
+                    "would be unknown to the student; take it out of the student's view, or leave vocabulary out"
+                )
+            texts = step(texts, draws)
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"the student's tokenise is given a {type(texts).__name__}, expected texts")
+        return texts
+
+    def _batches(self, *, of_teacher: bool) -> list[Inputs]:
+        """Training examples, evenly spread, as the model that is to be cut sees them; labelled ones, with labels, where there are some."""
+        train = self._train.for_evaluation()
+        known = torch.nonzero(train.known_labels != NO_LABEL)[:, 0]
+        pool = known if len(known) else torch.arange(len(train))
+        rows = pool[torch.linspace(0, len(pool) - 1, min(MEASURED, len(pool))).round().long()]
+        found: list[Inputs] = []
+        for few in rows.split(_BATCH):
+            batch: Any = train.batch(few)
+            seen = batch.get("teacher", batch["student"]) if of_teacher else batch["student"]
+            labelled = len(known) > 0 and isinstance(seen, Mapping)
+            found.append({**seen, "labels": batch["labels"]} if labelled else seen)
+        return found
+
+
+class _Cut:
+    """Makes models by a section's keys.
+
+    Args:
+        section: the keys.
+        where: they stand, for messages.
+        kept: old numbers of the tokens that are left, by their new ones; None for all.
+        batches: gives what a model's units are measured on.
+    """
+
+    def __init__(
+        self,
+        section: StudentSection | AssistantSection,
+        where: str,
+        kept: Sequence[int] | None,
+        batches: Callable[..., list[Inputs]],
+    ) -> None:
+        self._section, self._where, self._kept, self._batches = section, where, kept, batches
+        self._known: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+        self._importance: Importance | None = None
+
+    def of_one(self, module: nn.Module) -> nn.Module:
+        """A fresh student of a module that is the same each time: the same weights, or with ``initial: random`` only the shape."""
+        if module not in self._known:
+            importance = self._measured(module, of_teacher=True) if measures(self._section) else None
+            self._known[module] = self._smaller(copy.deepcopy(module), importance)
+        return self._begun(copy.deepcopy(self._known[module]))
+
+    def of_fresh(self, whole: Callable[[], nn.Module]) -> nn.Module:
+        """A fresh student of one of these models, some of whose weights the seed may draw; what is kept does not depend on that."""
+        if self._importance is None and measures(self._section):
+            self._importance = self._measured(build_seeded(whole, 0), of_teacher=False)
+        return self._begun(self._smaller(whole(), self._importance))
+
+    def _measured(self, module: nn.Module, *, of_teacher: bool) -> Importance:
+        with naming(self._where):
+            return importance_of(module, self._batches(of_teacher=of_teacher))
+
+    def _smaller(self, module: nn.Module, importance: Importance | None) -> nn.Module:
+        section = self._section
+        with naming(self._where):
+            if is_cut(section):
+                module = shrink(
+                    module,
+                    layers=section.layers,
+                    hidden=section.hidden,
+                    heads=section.heads,
+                    feed_forward=section.feed_forward,
+                    importance=importance,
+                )
+            if self._kept is not None:
+                module = with_rows(unwrapped(module), list(self._kept))
+        return module.requires_grad_(True)
+
+    def _begun(self, module: nn.Module) -> nn.Module:
+        if self._section.initial != "random":
+            return module
+        from transformers import PreTrainedModel
+
+        if not isinstance(module, PreTrainedModel):
+            raise ModelError(
+                f"{self._where}.initial is 'random', and {type(module).__name__} is no model of transformers, whose config could make one "
+                "of its shape; give a function of your own as the model"
+            )
+        return type(module)(copy.deepcopy(module.config)).train(module.training)
