@@ -16,15 +16,25 @@ from tutelage.objectives import (
     CRD,
     RKD,
     VID,
+    AttentionMap,
     AttentionTransfer,
     CosineHidden,
+    EmbeddingCosine,
+    EmbeddingMSE,
     Hint,
     Linear,
+    MarginMSE,
+    Patient,
+    Relation,
+    SimilarityMatrix,
     layer_map,
     needs_layer_map,
     objective_from_config,
     resolve_layers,
 )
+
+ENCODERS = (Relation, Patient, AttentionMap)
+EMBEDDINGS = (EmbeddingCosine, EmbeddingMSE, SimilarityMatrix, MarginMSE)
 
 
 def names(prefix, count):
@@ -131,12 +141,17 @@ def test_pairs_share_the_weight():
 @pytest.mark.parametrize(
     "term",
     [
-        *(make("blocks.1", "layers.3") for make in TERMS),
+        *(make("blocks.1", "layers.3") for make in (*TERMS, *ENCODERS, *EMBEDDINGS)),
         Hint("a", "b", projector="always", per_unit=True),
         AttentionTransfer("a", "b", 1.5, True),
         RKD("a", "b", 0.0, 3.0),
         CRD("a", "b", 64, 0.07, "other_classes"),
         VID("a", "b", 1, 0.5, True),
+        Relation("a", "b", 48),
+        Patient("a", "b", "mean", "always"),
+        AttentionMap("a", "b", "mean"),
+        EmbeddingMSE("a", "b", "pca"),
+        MarginMSE("a", "b", "cosine"),
     ],
     ids=repr,
 )
@@ -158,11 +173,11 @@ def test_a_description_is_a_config(term):
         ({"term": "hint", "student": "a", "teacher": "b", "layers": [["a", "b"]]}, "student and teacher and layers"),
         ({"term": "hint", "layers": "uniform"}, "a study's config resolves it.*resolve_layers"),
         ({"term": "hint", "layers": "lest"}, "did you mean 'last'"),
-        ({"term": "hint", "layers": []}, r"layers is \[\]: expected uniform or last, or a list"),
-        ({"term": "hint", "layers": ["a", "b"]}, "expected uniform or last"),
-        ({"term": "hint", "layers": [["a", "b", "c"]]}, "expected uniform or last"),
-        ({"term": "hint", "layers": [["a", "b"], ["a", 3]]}, "expected uniform or last"),
-        ({"term": "hint", "layers": 3}, "expected uniform or last"),
+        ({"term": "hint", "layers": []}, r"layers is \[\]: expected uniform, last or queries_keys_values, or a list"),
+        ({"term": "hint", "layers": ["a", "b"]}, "expected uniform, last or"),
+        ({"term": "hint", "layers": [["a", "b", "c"]]}, "expected uniform, last or"),
+        ({"term": "hint", "layers": [["a", "b"], ["a", 3]]}, "expected uniform, last or"),
+        ({"term": "hint", "layers": 3}, "expected uniform, last or"),
         ({"term": "hint", "layers": [["a", "b"], ["a", "b"]]}, "a → b more than once"),
         ({"term": "hint", "student": ["a"], "teacher": "b"}, r"student is \['a'\]"),
         ({"term": "hint", "student": "a", "teacher": "b", "temperature": 4}, "no option 'temperature'"),
@@ -180,8 +195,17 @@ def test_what_a_config_refuses(item, message):
 def test_the_pages_examples_are_configs():
     """An example that its reader copies and that is refused is worse than none."""
     page = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    made = objective_from_config(YAML(typ="safe").load(block)["objective"])
+    first, *others = (
+        YAML(typ="safe").load(block)["objective"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    )
+    made = objective_from_config(first)
+    names = {
+        f"{side}_attention": lambda layer: {part: f"{layer}.{part}" for part in ("query", "key", "value")}
+        for side in ("student", "teacher")
+    }
+    for items in others:
+        assert needs_layer_map(items)
+        assert len(objective_from_config(resolve_layers(items, [], [], **names)).components) == len(items) + 2
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     scope = {}
     exec(code, scope)
@@ -189,8 +213,8 @@ def test_the_pages_examples_are_configs():
     items = [YAML(typ="safe").load(text) for text in re.findall(r"`(\{term: [^`]*\})`", page)]
     assert len(objective_from_config(items).components) == 2
     documented = set(re.findall(r"^\| `(\w+)`, `", page, re.MULTILINE))
-    assert documented == {make.name for make in TERMS}
-    for make in TERMS:
+    assert documented == {make.name for make in (*TERMS, *ENCODERS, *EMBEDDINGS)}
+    for make in (*TERMS, *ENCODERS, *EMBEDDINGS):
         (row,) = re.findall(rf"^\| `{make.name}` \|.*", page, re.MULTILINE)
         options = re.split(r"(?<!\\)\|", row)[2]
         assert set(re.findall(r"`(\w+)", options)) == {*make.__dataclass_fields__} - {"student", "teacher"}
