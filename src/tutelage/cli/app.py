@@ -84,7 +84,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, or continue one that was cut off: the same command goes on where it stopped."""
-    from tutelage.config import LanguageConfig, load_config
+    from tutelage.config import EmbeddingConfig, LanguageConfig, load_config
 
     checked = load_config(config, overrides or [])
     folder = run_folder(config, out)
@@ -101,6 +101,12 @@ def run(
         from tutelage.config.language.building import build_language_study
 
         study, show = build_language_study(checked, config.parent, command), summarise_language
+        arms = [*study.arms, *study.extra_arms]
+    elif isinstance(checked, EmbeddingConfig):
+        from tutelage.cli.embedding import summarise_embedding
+        from tutelage.config.embedding.building import build_embedding_study
+
+        study, show = build_embedding_study(checked, config.parent, command), summarise_embedding
         arms = [*study.arms, *study.extra_arms]
     else:
         from tutelage.config.building import build_study

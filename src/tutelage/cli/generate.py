@@ -29,9 +29,13 @@ def generate(
     ] = None,
 ) -> None:
     """Let a language model's teacher write the completions that students learn from; the same command goes on where it stopped."""
-    from tutelage.config import LanguageConfig, load_config
+    from tutelage.config import EmbeddingConfig, LanguageConfig, load_config
 
     checked = load_config(config, overrides or [])
+    if isinstance(checked, EmbeddingConfig):
+        raise ConfigError(
+            f"{config} is about a sentence encoder (task: embedding), whose teacher writes nothing: `tutelage run` keeps its embeddings"
+        )
     if not isinstance(checked, LanguageConfig):
         raise ConfigError(
             f"{config} is about a classifier, and a classifier's teacher writes nothing: `tutelage label` keeps its answers; a language "

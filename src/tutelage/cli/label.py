@@ -33,10 +33,15 @@ def label(
     ] = False,
 ) -> None:
     """Keep the teacher's answers to the transfer set in a store, or go on with one: damaged shards are labelled again, and no others."""
-    from tutelage.config import LanguageConfig, load_config
+    from tutelage.config import EmbeddingConfig, LanguageConfig, load_config
 
     checked = load_config(config, overrides or [])
     folder = run_folder(config, out)
+    if isinstance(checked, EmbeddingConfig):
+        raise ConfigError(
+            f"{config} is about a sentence encoder (task: embedding), whose run keeps the teacher's embeddings by itself: there is nothing "
+            "else to label; use `tutelage run`"
+        )
     if checked.labels is None:
         raise ConfigError(
             f"{config} has no section 'labels', so it is not said in what form the answers are to be kept; write for example  "

@@ -12,6 +12,8 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tutelage.config.company import check_company
+from tutelage.config.embedding.checking import check_embedding_config
+from tutelage.config.embedding.schema import EmbeddingConfig
 from tutelage.config.explaining import explain, nearest, together
 from tutelage.config.labels import check_labels
 from tutelage.config.language.checking import check_language_config
@@ -21,10 +23,10 @@ from tutelage.config.training import check_training
 from tutelage.errors import ConfigError
 
 #: What a config may be about, and which one it is where it does not say.
-TASKS = ("classification", "language_model")
+TASKS = ("classification", "language_model", "embedding")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig | LanguageConfig:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig | LanguageConfig | EmbeddingConfig:
     """Read and check a config of the task it names; one that names none is a classifier's.
 
     Args:
@@ -39,6 +41,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig | Lang
     if task not in TASKS:
         known = " or ".join(map(repr, TASKS))
         raise ConfigError(f"{path}: task is {task!r}, expected {known}{nearest(str(task), TASKS)}")
+    if task == "embedding":
+        return check_embedding_config(data, str(path))
     return check_language_config(data, str(path)) if task == "language_model" else check_config(data, str(path))
 
 
@@ -48,16 +52,15 @@ def load_classifier_config(path: Path, overrides: Sequence[str] = (), *, instead
     Args:
         path: the YAML file.
         overrides: as there.
-        instead: what to do with a language model, for the message.
+        instead: what to do with a language model or an encoder, for the message.
 
     Raises:
         ConfigError: a mistake, or a config of another task.
     """
     config = load_config(path, overrides)
-    if isinstance(config, LanguageConfig):
-        raise ConfigError(
-            f"{path} is about a language model (task: language_model), and this works on classifiers: {instead}"
-        )
+    if isinstance(config, LanguageConfig | EmbeddingConfig):
+        what = "a language model" if isinstance(config, LanguageConfig) else "a sentence encoder"
+        raise ConfigError(f"{path} is about {what} (task: {config.task}), and this works on classifiers: {instead}")
     return config
 
 

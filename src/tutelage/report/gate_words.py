@@ -50,6 +50,10 @@ GATES: dict[str, GateWords] = {
     "gain_over_untouched": GateWords("gain over the untouched student", "difference", "compared", "more than"),
     "gap_closed": GateWords("gap to the teacher closed", "value", "gap", "at least"),
     "kl": GateWords("KL to the teacher, nats a token", "value", "kl", "at most"),
+    "spearman": GateWords("rank correlation of similarities with the teacher", "value", "spearman", "at least"),
+    "recall_drop": GateWords("recall lost against the teacher", "difference", "recall", "at most"),
+    "worst_task_drop": GateWords("recall lost in the worst task", "difference", "recall", "at most"),
+    "throughput_ratio": GateWords("texts a second against the teacher", "ratio", "", "at least"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tutelage.errors import ConfigError
 from tutelage.report import diagnosis, sections
 from tutelage.report.chain import chain_section
+from tutelage.report.embedding import EMBEDDING, embedding_view
 from tutelage.report.fidelity import fidelity
 from tutelage.report.gate_words import because
 from tutelage.report.knowledge import check_inspection, knowledge_section, read_inspection
@@ -34,7 +35,8 @@ def render_report(
     """One self-contained HTML page that says what a teacher was worth and whether to ship the student.
 
     Everything on it comes from the records; it loads nothing from anywhere and needs no scripts. What they lack
-    is named as missing. A language model's page is made of ``result.json`` alone.
+    is named as missing. A language model's or an encoder's page is made of
+    ``result.json`` alone.
 
     Args:
         result: the content of ``result.json``.
@@ -95,6 +97,8 @@ def read_records(run_dir: Path) -> tuple[Record, Record | None]:
 def _render(result: Record, shipped: Record | None, inspected: Record | None) -> str:
     if text(result.get("task")) == LANGUAGE:
         return render("language.html.j2", language_view(result))
+    if text(result.get("task")) == EMBEDDING:
+        return render("embedding.html.j2", embedding_view(result))
     return render("template.html.j2", _view(result, shipped, inspected))
 
 

@@ -1,0 +1,119 @@
+"""An encoder as the trainer takes a model, and texts as an encoder takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Tokenise, content_ids
+from tutelage.data.randomness import Draws
+from tutelage.errors import DataError, ModelError, TeacherError
+from tutelage.models import on_device
+from tutelage.models.calling import describe_output, run_model
+
+#: What both models' embeddings are called among their features.
+EMBEDDING = "embedding"
+
+
+class EmbeddingModel(nn.Module):
+    """An encoder whose embedding ``[B, D]`` stands where the trainer looks for class scores, and is shown as the layer ``embedding``.
+
+    Args:
+        encoder: a module whose ``forward`` takes a tokenizer's tensors by name and returns ``{"embedding": [B, D]}``.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.embedding = nn.Identity()
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """``{"logits": [B, D]}``.
+
+        Raises:
+            ModelError: the encoder returns no embedding ``[B, D]``.
+        """
+        output = run_model(self.encoder, inputs)
+        found = output.get(EMBEDDING) if isinstance(output, Mapping) else None
+        if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
+            got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else describe_output(output)
+            raise ModelError(
+                f"{type(self.encoder).__name__} returned {got}, expected {{'embedding': floats [texts, width]}}: what is compared must be "
+                "one vector a text; pool the tokens inside the model"
+            )
+        return {"logits": self.embedding(found)}
+
+
+def encode(
+    model: EmbeddingModel,
+    view: Tokenise,
+    texts: Sequence[str],
+    batch_size: int = 64,
+    done: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Embeddings float32 ``[N, D]`` on the CPU, in eval mode and without gradient; the model is as before afterwards.
+
+    Texts of like length share a batch, so that little of it is padding.
+
+    Args:
+        model: the encoder.
+        view: makes its inputs of texts.
+        texts: N of them.
+        batch_size: texts in a call.
+        done: told after each call how many texts are done.
+
+    Raises:
+        DataError: no texts.
+        TeacherError: an embedding that is NaN or infinite; the text is named.
+    """
+    if not texts:
+        raise DataError("there are no texts to encode")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
+    was_training = model.training
+    model.eval()
+    parts: list[Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            some = [texts[index] for index in order[start : start + batch_size]]
+            parts.append(model(**on_device(as_inputs(view, some), device))["logits"].float().cpu())
+            if done is not None:
+                done(min(start + batch_size, len(order)))
+    model.train(was_training)
+    places = torch.empty(len(order), dtype=torch.int64)
+    places[torch.tensor(order)] = torch.arange(len(order))
+    found = torch.cat(parts).index_select(0, places)
+    bad = (~torch.isfinite(found).all(dim=1)).nonzero()
+    if len(bad):
+        raise TeacherError(
+            f"{type(model.encoder).__name__} gave NaN or infinity for {len(bad):,} of {len(texts):,} texts, the first "
+            f"{texts[int(bad[0])]!r}: no similarity of it is a number; run the model in float32, or look at that text"
+        )
+    return found
+
+
+def as_inputs(view: Tokenise, texts: Sequence[str]) -> Any:
+    """What an encoder is given for these texts: tensors ``[B, T]`` by name."""
+    return view(list(texts), Draws(0, 0, content_ids(list(texts))))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A short hash of what decides a text's tokens: the rules, and the marks that are put around it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules: Any = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    # how the last texts were cut and padded stands in there too
+    kept = {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
+    marks = sorted((name, str(mark)) for name, mark in tokenizer.special_tokens_map.items())
+    return sha256(json.dumps([kept, marks], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def token_count(view: Tokenise, texts: Sequence[str]) -> tuple[int, int]:
+    """How many tokens these texts have as the model sees them, and how many of the texts are cut to that."""
+    whole = view.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    lengths = [len(tokens) for tokens in whole]
+    return sum(min(length, view.max_length) for length in lengths), sum(length > view.max_length for length in lengths)
