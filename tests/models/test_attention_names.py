@@ -17,7 +17,7 @@ from tutelage.signals import Signals
 
 #: Those whose queries meet their keys as they are, without a rotation by position.
 PLAIN = ("bert", "roberta", "distilbert", "vit")
-NAMED = (*PLAIN, "llama")
+NAMED = (*PLAIN, "modernbert", "llama")
 
 
 def model_of(family, make=transformers.AutoModel):
@@ -91,10 +91,27 @@ def test_models_of_other_heads_meet():
     assert {f"{name}.weight" for name in mine.values()} <= touched
 
 
+def test_thirds_of_modernberts_one_map():
+    """Keys taken for queries, or heads for parts, would be relations of something else."""
+    model = model_of("modernbert")
+    names = attention_names(model, 1)
+    assert names["key"] == "layers.1.attn.Wqkv.key"
+    _, found = run_tapped(model, inputs_for(model), ["layers.1.attn.Wqkv", *names.values()])
+    apart = found["layers.1.attn.Wqkv"].view(2, 6, 3, HEADS, -1).unbind(-3)
+    for part, expected in zip(("query", "key", "value"), apart, strict=True):
+        torch.testing.assert_close(found[names[part]], expected.flatten(-2), rtol=0, atol=0)
+    with pytest.raises(ModelError, match=r"no layer 'layers\.1\.attn\.Wqkv\.keys'"):
+        check_layers(model, ["layers.1.attn.Wqkv.keys"])
+
+
 def test_models_whose_three_are_one_map_are_refused():
-    """A third of a fused map taken for its whole would compare queries with keys."""
-    with pytest.raises(ModelError, match=r"in one map \('layers\.0\.attn\.Wqkv'\).*attention_map"):
-        attention_names(model_of("modernbert"))
+    """A fused map taken for one of its parts would compare queries with keys."""
+    config = transformers.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=8)
+    with pytest.raises(ModelError, match=r"in one map \('h\.0\.attn\.c_attn'\).*attention_map"):
+        attention_names(transformers.GPT2Model(config))
+    narrow = torch.nn.ModuleDict({"Wqkv": torch.nn.Linear(8, 16)})
+    with pytest.raises(ModelError, match=r"in one map \('Wqkv'\)"):
+        attention_names(narrow)
 
 
 def test_models_without_a_single_stack():

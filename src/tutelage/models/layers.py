@@ -17,8 +17,9 @@ Kind = Literal["hidden_states", "attentions"]
 
 #: What architectures call the three maps of an attention (BERT, RoBERTa and ELECTRA; DistilBERT; LLaMA, ViT and most others).
 _APART = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
-#: What they call it where it is one.
+#: What they call it where it is one; of the first, queries, keys and values are a third each, one after another.
 _FUSED = ("Wqkv", "qkv", "qkv_proj", "query_key_value", "c_attn")
+_PARTS = ("query", "key", "value")
 #: Where a decoder looks at an encoder.
 _CROSS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "EncDecAttention")
 
@@ -42,10 +43,25 @@ def submodule(model: nn.Module, layer: str) -> nn.Module:
         ModelError: there is none; the message has the nearest names.
     """
     inner = unwrapped(model)
-    found = _submodule(inner, layer)
+    fused = third(inner, layer)
+    found = _submodule(inner, layer if fused is None else fused[0])
     if found is None:
         raise ModelError(f"{type(inner).__name__} has no layer {layer!r}{_instead(inner, layer)}")
     return found
+
+
+def third(model: nn.Module, layer: str) -> tuple[str, int] | None:
+    """The map, and which third of what it gives, that a name such as ``layers.0.attn.Wqkv.key`` means; None for other names.
+
+    ModernBERT makes queries, keys and values in one linear map, a third each. Where keys have fewer heads they are no thirds.
+    """
+    inner = unwrapped(model)
+    fused, _, part = layer.rpartition(".")
+    if part not in _PARTS or fused.rpartition(".")[2] != _FUSED[0]:
+        return None
+    module = _submodule(inner, fused)
+    whole = isinstance(module, nn.Linear) and module.out_features == 3 * module.in_features
+    return (fused, _PARTS.index(part)) if whole else None
 
 
 def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
@@ -109,8 +125,9 @@ def block_names(model: nn.Module) -> list[str]:
 def attention_names(model: nn.Module, layer: int = -1) -> dict[str, str]:
     """The submodules that show one layer's queries, keys and values, ``[B, T, D]`` each, all heads side by side.
 
-    They are found by the names that architectures give them; tried are BERT, RoBERTa, DistilBERT, ViT and LLaMA, alone and below a
-    head. Queries and keys are those before any rotation by position. Keys and values of fewer heads are narrower than queries.
+    They are found by the names that architectures give them; tried are BERT, RoBERTa, DistilBERT, ModernBERT, ViT and LLaMA, alone
+    and below a head. Of ModernBERT, whose one map gives all three, the names mean thirds of it. Queries and keys are those before any
+    rotation by position. Keys and values of fewer heads are narrower than queries.
 
     Args:
         model: any module, or one inside DDP's wrapper, with one stack of self-attentions.
@@ -120,8 +137,8 @@ def attention_names(model: nn.Module, layer: int = -1) -> dict[str, str]:
         ``{"query": name, "key": name, "value": name}``, as :func:`check_layers` takes names.
 
     Raises:
-        ModelError: a model without such submodules, such as ModernBERT and GPT-2, whose one linear map gives all three; one with several
-            stacks, as an encoder with a decoder; or a number that the stack does not reach.
+        ModelError: a model without such submodules, such as GPT-2, whose one linear map gives all three; one with several stacks, as an
+            encoder with a decoder; or a number that the stack does not reach.
     """
     inner = unwrapped(model)
     stacks = _attention_stacks(inner)
@@ -147,10 +164,13 @@ def _attention_stacks(inner: nn.Module) -> dict[str, list[dict[str, str]]]:
         steps = name.split(".")
         children = {child for child, _ in module.named_children()}
         apart = next((names for names in _APART if children.issuperset(names)), None)
+        if third(inner, f"{name}.{_PARTS[0]}") is not None:
+            apart = _PARTS
         if apart is not None and not set(steps).intersection(_CROSS):
             stack = ".".join("#" if step.isdigit() else step for step in steps)
-            parts = zip(("query", "key", "value"), apart, strict=True)
-            stacks.setdefault(stack, []).append({part: f"{name}.{own}" if name else own for part, own in parts})
+            prefix = f"{name}." if name else ""
+            own = {part: prefix + called for part, called in zip(_PARTS, apart, strict=True)}
+            stacks.setdefault(stack, []).append(own)
     return stacks
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.models.calling import Inputs, describe_output, logits_in, run_model, unwrapped
-from tutelage.models.layers import Kind, check_index, check_indexed, indexed, submodule
+from tutelage.models.layers import Kind, check_index, check_indexed, indexed, submodule, third
 
 _CAPTURING = "transformers.utils.output_capturing"
 _CAPTURING_MARK = "_output_capturing_hooks_installed"
@@ -60,7 +60,8 @@ def run_tapped(
             check_indexed(model, layer, *meant)
             asked[layer] = meant
         else:
-            taps[layer] = _Tap()
+            fused = third(model, layer)
+            taps[layer] = _Tap() if fused is None else _Tap(fused[1])
     wanted = {f"output_{kind}": True for kind in sorted({kind for kind, _ in asked.values()})}
     with _tapped(model, taps), _without_capturing_left(model, bool(wanted)):
         output = run_model(model, inputs, **options, **wanted)
@@ -70,15 +71,18 @@ def run_tapped(
 
 
 class _Tap:
-    """A forward hook that keeps what one layer gave."""
+    """A forward hook that keeps what one layer gave, or a third of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, third: int | None = None) -> None:
+        self.third = third
         self.runs = 0
         self.values: Any = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002 - a hook's signature
         self.runs += 1
         found = _first_tensor(output)
+        if found is not None and self.third is not None:
+            found = found.chunk(3, dim=-1)[self.third]
         self.values = output if found is None else found.clone()
 
 
