@@ -21,6 +21,7 @@ def summarise(result: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from tutelage.report.surgery import cut_line
     from tutelage.report.words import duration
 
     console = Console(highlight=False)
@@ -40,6 +41,8 @@ def summarise(result: Mapping[str, Any]) -> None:
         cells = (f"{mean['accuracy']:.1%}", span, f"{mean['nll']:.3f}", f"{mean['ece']:.3f}", agreement)
         table.add_row(Text(name), *cells)
     console.print(table)
+    for cut in result.get("surgery", ()):
+        console.print(Text(f"  {cut['start']}: {cut_line(cut)}"), soft_wrap=True)
     say_verdict(console, result["verdict"])
 
 

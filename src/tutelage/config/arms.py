@@ -87,7 +87,7 @@ class Company:
     def _arm(self, section: ArmSection) -> Objective | Arm:
         if section.student is None:
             own = None if section.objective is None else self._objective(section.objective, self.student, "student")
-            return Arm() if own is None else own
+            return own if own is not None and section.stage is None else Arm(own, stage=section.stage)
         student = student_of(self.config, section.student)
         made = self.starts.of(student, "student")
         items = section.objective if section.objective is not None else self.config.objective
@@ -99,6 +99,7 @@ class Company:
             view=self._view_beside(made),
             processing=made.tokenizer,
             start=made.start,
+            stage=section.stage,
             fingerprint=self.fingerprint(student, made),
         )
 

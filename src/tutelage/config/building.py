@@ -18,6 +18,7 @@ from tutelage.config.cutting import Starts
 from tutelage.config.explaining import nearest
 from tutelage.config.models import build_teacher, model_source, naming, user_function
 from tutelage.config.schema import DataSection, LabelsSection, StudyConfig, ViewStep
+from tutelage.config.stage import build_stage
 from tutelage.data import (
     Chain,
     DataSource,
@@ -82,6 +83,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         arms=arms,
         extra_arms=company.arms(),
         start=None if is_plain(config.student) else student.start,
+        stage=build_stage(config.stage, folder, splits=splits, tokenizer=tokenizer),
         label_smoothing=config.study.label_smoothing,
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,

@@ -20,6 +20,9 @@ def check_company(config: StudyConfig) -> list[str]:
     for number, assistant in enumerate(config.assistants or ()):
         if assistant.training is not None:
             problems += check_training(assistant.training, f"assistants.{number}.training")
+    if config.stage is not None:
+        problems += check_training(config.stage.training, "stage.training")
+        problems += check_training(config.stage.teacher.training or {}, "stage.teacher.training")
     if config.study.path is not None and config.assistants is None:
         problems.append(
             "study.path says which assistants to go by, and there are none: leave it out, or name assistants"

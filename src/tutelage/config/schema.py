@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tutelage.config.sections import ModelSection, Section, Seed
+from tutelage.config.stage_section import StageSection
 
 
 class SplitsSection(Section):
@@ -120,6 +121,7 @@ class ArmSection(Section):
 
     objective: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     student: StudentSection | None = None
+    stage: bool | None = None
 
 
 class RunSection(Section):
@@ -195,6 +197,7 @@ class StudyConfig(Section):
     assistants: Annotated[list[AssistantSection], Field(min_length=1)] | None = None
     student: StudentSection
     labels: LabelsSection | None = None
+    stage: StageSection | None = None
     objective: Annotated[list[dict[str, Any]], Field(min_length=1)]
     training: dict[str, Any]
     study: RunSection = RunSection()

@@ -21,6 +21,8 @@ from tutelage.report.pages import read_json, render, write_page
 from tutelage.report.peers import peers_section
 from tutelage.report.record import Record, check_layout, check_shipped, mapping, text
 from tutelage.report.shipped import shipped_section
+from tutelage.report.stage import stage_section
+from tutelage.report.surgery import surgery_section
 from tutelage.report.unseen import unseen
 from tutelage.report.words import against_teacher, headline
 
@@ -125,6 +127,8 @@ def _view(result: Record, shipped: Record | None, inspected: Record | None) -> d
         "calibration": diagnosis.calibration(result),
         "fidelity": fidelity(result),
         "cost": sections.cost(result),
+        "surgery": surgery_section(result),
+        "stage": stage_section(result),
         "labels": labels_section(result),
         "curves": diagnosis.curves(result),
         "made": made(result),

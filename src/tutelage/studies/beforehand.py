@@ -16,6 +16,7 @@ from tutelage.studies.chain import check_chain
 from tutelage.studies.faculty import check_teacher, seen_beforehand
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.mutual import Mutual
+from tutelage.studies.passing import whose_stages
 from tutelage.studies.preflight import (
     check_features,
     check_folder,
@@ -26,6 +27,7 @@ from tutelage.studies.preflight import (
 )
 from tutelage.studies.recipes import relative_seed
 from tutelage.studies.setting import Setting
+from tutelage.studies.stage import check_stage
 from tutelage.studies.starting import as_student_sees
 from tutelage.studies.stored_labels import check_form, check_kept
 
@@ -73,6 +75,7 @@ def check_study(study: Study, folder: Path) -> None:
             _check_own(study, arm, objectives[arm], study.setting_of(arm, setting))
         except TutelageError as error:
             raise type(error)(f"the student of the arm {arm!r}: {error}") from error
+    _check_stage(study, setting)
     check_folder(folder)
 
 
@@ -99,3 +102,15 @@ def _check_own(study: Study, arm: str, objective: Objective, setting: Setting) -
         check_form(study.labels, {arm: objective}, student, splits.train)
     if study.together:
         check_together({arm: objective}, student, study.training, splits.train)
+
+
+def _check_stage(study: Study, setting: Setting) -> None:
+    if study.stage is None:
+        return
+    if study.recipes:
+        raise ConfigError(
+            f"the arm {next(iter(study.recipes))!r} trains more students than one a seed, and with a stage each of them would have to pass it "
+            "first: leave out the stage, or that arm"
+        )
+    for arm in whose_stages(study):
+        check_stage(study.stage, setting.student if arm is None else study.setting_of(arm, setting).student)

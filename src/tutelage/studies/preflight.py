@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.data import Splits, TransferSet
 from tutelage.errors import ConfigError, DataError, TeacherError, TutelageError
@@ -26,6 +26,9 @@ from tutelage.training.stackable import why_plan_alone, why_student_alone
 
 #: A study sets these itself.
 OWNED_ARGUMENTS = ("output_dir", "seed", "data_seed", "resume_from_checkpoint")
+
+#: Examples among which one is looked for that two tokenizers cut apart.
+_LOOKED_AT = 512
 
 
 def check_folder(folder: Path) -> None:
@@ -169,7 +172,7 @@ def check_features(
         objectives: of the arms that this teacher teaches, by their names.
         student: a fresh one.
         teacher: the teacher, or the fresh module that this run is going to train.
-        splits: the data; two examples of the transfer set are shown to both.
+        splits: the data; two examples of the transfer set are shown to both, which their tokenizers cut apart where they have one each.
 
     Raises:
         TutelageError: an unknown layer, one that cannot be tapped, or shapes that cannot meet; the message names the arm.
@@ -186,13 +189,36 @@ def check_features(
                 shown = showing(as_teacher(teacher), theirs)
             assert shown is not None
             train = splits.train.for_evaluation()
-            batch: Any = train.batch(torch.arange(min(2, len(train))))
+            batch: Any = train.batch(_telling_rows(train))
             with torch.random.fork_rng(devices=[]):
                 said, heard = shown.signals(batch), first_signals(student, batch, mine)
             objective.check(heard, said, {"labels": train.known_labels, "ids": train.ids})
             objective.fitted(heard, said, seed=0)
         except TutelageError as error:
             raise type(error)(f"the objective of the arm {arm!r}: {error}") from error
+
+
+def _telling_rows(train: TransferSet) -> Tensor:
+    """Two examples; if student and teacher have a view each, one that is more tokens to the one than to the other is among them.
+
+    Terms that compare tokens by their places must be refused then, and the first two examples may be cut alike by chance.
+    """
+    first = torch.arange(min(2, len(train)))
+    if train.teacher_view is None or len(train) < 2:
+        return first
+    batch: Any = train.batch(torch.arange(min(_LOOKED_AT, len(train))))
+    masks = [
+        each.get("attention_mask") if isinstance(each, Mapping) else None
+        for each in (batch["student"], batch["teacher"])
+    ]
+    if any(mask is None for mask in masks):
+        return first
+    mine, theirs = (mask.sum(dim=1) for mask in masks)
+    apart = (mine - theirs).abs()
+    if int(apart.max()) == 0:
+        return first
+    told = int(apart.argmax())
+    return torch.tensor([told, 0 if told else 1])
 
 
 def check_together(

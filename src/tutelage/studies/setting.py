@@ -40,6 +40,7 @@ class Setting:
         processing: saved beside every student, or None.
         together: whether students are trained at once; see :func:`run_all`.
         view: what these students see, where it is not what the data's student view says; the splits have it already.
+        begin: gives what makes the students of a seed, where they pass something before the task; called when one is planned.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Setting:
     processing: Any = None
     together: bool | None = None
     view: View | None = None
+    begin: Callable[[int], Callable[[], nn.Module]] | None = None
 
     @property
     def identity(self) -> Json:
@@ -76,12 +78,13 @@ class Setting:
         if heard is not None:
             train = heard.train if self.view is None else heard.train.with_student_view(self.view)
             teaching = {"train": train, "teacher": heard.answering, "given_teacher": heard.teacher}
+        build = changes.get("build") or (self.student if self.begin is None else self.begin(seed))
         identity = {**self.identity, **({"teacher": heard.identity} if heard is not None else {})}
         plan = ArmPlan(
             arm=arm,
             seed=seed,
             folder=folder,
-            build=self.student,
+            build=build,
             objective=objective,
             training=self.training,
             train=self.splits.train,

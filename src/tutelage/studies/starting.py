@@ -57,6 +57,7 @@ class Arm:
         view: what its student sees of an example, where it is not what the others see; the teacher's view stays.
         processing: saved beside its student; the study's own where None.
         start: how its student begins, for the record.
+        stage: whether its students pass the study's stage; None for as the others do.
         fingerprint: facts that must not change between a run and its resumption, in the study's place; the study's where None.
     """
 
@@ -65,6 +66,7 @@ class Arm:
     view: View | None = None
     processing: Any = None
     start: Start | None = None
+    stage: bool | None = None
     fingerprint: Mapping[str, Any] | None = None
 
 

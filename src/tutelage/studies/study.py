@@ -37,11 +37,13 @@ from tutelage.studies.faculty import (
 )
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.ledger import EXPORTS
+from tutelage.studies.passing import settings_of, stage_said, stage_trainings
 from tutelage.studies.recipes import Outcome, Recipe
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
 from tutelage.studies.remembering import ANSWERS, Disk, passes
 from tutelage.studies.setting import Setting, alone_in, data_digest
+from tutelage.studies.stage import STAGE, StagePlan
 from tutelage.studies.starting import Arm, Maker, Start, bound
 from tutelage.studies.stored_labels import LABELS, Kept, Labels, keep
 from tutelage.studies.teaching import Heard, listens
@@ -52,7 +54,7 @@ CONFIG = "config.yaml"
 CONTROLS = ("scratch", "label_smoothing")
 
 #: Folders of a run, or arms of a chain: no names for another arm.
-_TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS, LABELS, ANSWERS)
+_TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS, LABELS, ANSWERS, STAGE)
 
 Json = dict[str, Any]
 
@@ -80,6 +82,7 @@ class Study:
         extra_arms: more arms by name, each with its objective, an :class:`Arm` (a student or a start of its own), or a recipe
             (:class:`BornAgain`, :class:`Mutual`): other methods to compare.
         start: how the student begins, for the record; None for a fresh one of a model of its own.
+        stage: what every arm's students pass before the task, unless an :class:`Arm` says otherwise.
         label_smoothing: ε of that control.
         gates: what the student must meet to be shipped.
         teacher_training: given where this run trains the teacher.
@@ -109,6 +112,7 @@ class Study:
     arms: Sequence[str] = (JUDGED, *CONTROLS)
     extra_arms: Mapping[str, ExtraArm] = field(default_factory=dict[str, ExtraArm])
     start: Start | None = None
+    stage: StagePlan | None = None
     label_smoothing: float = 0.1
     gates: Gates = field(default_factory=Gates)
     teacher_training: TeacherTraining | None = None
@@ -200,6 +204,7 @@ class Study:
         students = len(self.objectives) - len(recipes) + sum(recipe.trainings for recipe in recipes.values())
         before = self.chain.trainings if self.chain is not None else 0
         labelling = int(self.labels is not None)
+        before += stage_trainings(self)
         return self.teacher_trainings + labelling + before + students * len(self.seed_list)
 
     @property
@@ -278,8 +283,8 @@ class Study:
         setting = self._setting(folder, progress, lambda: faculty.teacher)
         heard, kept = self._heard(faculty.teacher, setting)
         own = as_objective(self.objective)
-        walked = walk(self.chain, setting, heard, own) if self.chain is not None else None
-        settings = {arm: self.setting_of(arm, setting) for arm in self.objectives}
+        settings = settings_of(self, setting)
+        walked = walk(self.chain, settings[JUDGED], heard, own) if self.chain is not None else None
         outcomes = self._run_arms(settings, heard, walked)
         descriptions = {arm: arm_words(self, arm, walked) for arm in outcomes}
         found = assemble(
@@ -302,6 +307,7 @@ class Study:
             },
             "objective": as_objective(self.objective).describe(),
             **found,
+            **stage_said(self, folder),
         }
         write_atomically(folder / CONFIG, config_text)
         write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))

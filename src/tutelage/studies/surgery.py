@@ -40,7 +40,9 @@ def surgery_record(
             student = build_seeded(setting.student, setting.seeds[0])
             found[start.words] = _entry(start, teacher, student, setting.splits)
         # who has no student of its own begins as the judged one does
-        alike = [other for other in settings if other not in starts and settings[other] is settings[arm]]
+        alike = [
+            other for other in settings if other not in starts and settings[other].student is settings[arm].student
+        ]
         found[start.words]["arms"] += [arm, *alike]
     for link in walked.links if walked is not None else ():
         if link.start is not None and link.start.cut:
