@@ -87,8 +87,8 @@ def check_starts(config: StudyConfig) -> list[str]:
                 problems += _check(student_of(config, own), f"study.arms, {name!r}, student", config)
             if config.stage is None and isinstance(said, Mapping) and said.get("stage") is not None:
                 problems.append(
-                    f"study.arms, {name!r}: stage is {said['stage']!r}, and the config has no section stage that the arm could pass or leave "
-                    "out: leave it out"
+                    f"study.arms, {name!r}: stage is {said['stage']!r}, and the config has no section stage that the arm could pass: "
+                    "leave it out"
                 )
     return problems
 

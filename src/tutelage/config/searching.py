@@ -44,8 +44,8 @@ def build_search(config: StudyConfig, folder: Path, command: str) -> Search:
         raise ConfigError(f"the config has no search section, so nothing would vary; write for example  {_EXAMPLE}")
     if config.stage is not None:
         raise ConfigError(
-            "search beside stage: every trial would have to pass the stage anew; run the stage once with `tutelage run`, and search with the "
-            "student that it left (student: {model: {hub: RUN/stage/seed-0}}) and without the section stage"
+            "search beside stage: every trial would have to pass the stage anew; run the stage once with `tutelage run`, and search "
+            "with the student that it left (student: {model: {hub: RUN/stage/seed-0}}) and without the section stage"
         )
     space = {key: _dimension(key, given) for key, given in section.space.items()}
     for key in [*space, *section.tie]:

@@ -18,6 +18,7 @@ from tutelage.evaluation.power import Needs, needed_to_decide
 from tutelage.evaluation.prior import fit_class_offsets
 from tutelage.evaluation.significance import Comparison, Estimate, crossed_interval, paired_comparison
 from tutelage.evaluation.slices import slice_table, worst
+from tutelage.evaluation.surgery import surgery_table
 from tutelage.evaluation.task_score import ChoiceScore, ExactMatch, PythonScore, Speaker, TaskScore
 from tutelage.evaluation.temperature import TemperatureFit, fit_temperature
 
@@ -55,6 +56,7 @@ __all__ = [
     "reliability",
     "share_closed",
     "slice_table",
+    "surgery_table",
     "token_fidelity",
     "worst",
 ]

@@ -25,7 +25,8 @@ def stage_section(result: Record) -> View | None:
         for name, found in mapping(stage.get("students")).items()
     ]
     return {
-        "lead": f"Before the task the students learned to tell hidden words as the stage’s teacher does; the head they did it with is gone. {passed}",
+        "lead": "Before the task the students learned to tell hidden words as the stage’s teacher does; the head they did it with is gone. "
+        + passed,
         "rows": rows,
     }
 

@@ -21,15 +21,18 @@ from tutelage.studies.language import (
 from tutelage.studies.mutual import Mutual
 from tutelage.studies.shipping import export_student
 from tutelage.studies.spot_check import spot_check
+from tutelage.studies.starting import Arm, FromTeacher, Start
 from tutelage.studies.stored_labels import Labels
 from tutelage.studies.study import Study
 
 __all__ = [
+    "Arm",
     "Assistant",
     "BornAgain",
     "Chain",
     "Filters",
     "FinishedRun",
+    "FromTeacher",
     "Gates",
     "Generation",
     "Labels",
@@ -43,6 +46,7 @@ __all__ = [
     "Progress",
     "Silent",
     "Split",
+    "Start",
     "Study",
     "TeacherTraining",
     "check_artefact",

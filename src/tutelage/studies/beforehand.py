@@ -109,8 +109,8 @@ def _check_stage(study: Study, setting: Setting) -> None:
         return
     if study.recipes:
         raise ConfigError(
-            f"the arm {next(iter(study.recipes))!r} trains more students than one a seed, and with a stage each of them would have to pass it "
-            "first: leave out the stage, or that arm"
+            f"the arm {next(iter(study.recipes))!r} trains more students than one a seed, and each would have to pass the stage: leave "
+            "out the stage, or that arm"
         )
     for arm in whose_stages(study):
         check_stage(study.stage, setting.student if arm is None else study.setting_of(arm, setting).student)

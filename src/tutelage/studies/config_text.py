@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.objectives import as_objective
 from tutelage.studies.faculty import describe_members
-from tutelage.studies.recipes import Recipe
+from tutelage.studies.recipes import ExtraArm, Recipe
 from tutelage.studies.starting import Arm
 from tutelage.studies.yaml_text import to_yaml
 
 if TYPE_CHECKING:
-    from tutelage.studies.study import ExtraArm, Study
+    from tutelage.studies.study import Study
 
 
 def config_text_of(study: Study) -> str:

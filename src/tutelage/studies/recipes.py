@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from tutelage.objectives import Objective
+from tutelage.objectives import Objective, Term, as_objective
 from tutelage.studies.arm import ArmRun
 from tutelage.studies.setting import Setting
+from tutelage.studies.starting import Arm
 
 Json = dict[str, Any]
 
@@ -75,3 +76,20 @@ class Recipe(Protocol):
 def relative_seed(seed: int, distance: int) -> int:
     """The seed of a student's relative: another initialisation and data order, and no seed that anybody would list."""
     return (seed + STRIDE * distance) % 2**32
+
+
+#: What another arm is: an objective, that with a student of its own, or a recipe.
+ExtraArm = Objective | Term | Arm | Recipe
+
+
+def objective_of(extra: ExtraArm, own: Objective) -> Objective:
+    """What another arm minimises; the study's own objective where it has none.
+
+    Raises:
+        ConfigError: as :meth:`Recipe.minimises`.
+    """
+    if isinstance(extra, Recipe):
+        return extra.minimises(own)
+    if isinstance(extra, Arm):
+        return own if extra.objective is None else as_objective(extra.objective)
+    return as_objective(extra)

@@ -38,7 +38,7 @@ from tutelage.studies.faculty import (
 from tutelage.studies.gates import JUDGED, Gates
 from tutelage.studies.ledger import EXPORTS
 from tutelage.studies.passing import settings_of, stage_said, stage_trainings
-from tutelage.studies.recipes import Outcome, Recipe
+from tutelage.studies.recipes import ExtraArm, Outcome, Recipe, objective_of
 from tutelage.studies.recording import Findings, assemble
 from tutelage.studies.records import provenance
 from tutelage.studies.remembering import ANSWERS, Disk, passes
@@ -57,9 +57,6 @@ CONTROLS = ("scratch", "label_smoothing")
 _TAKEN = ("teacher", DIRECT, ASSISTANTS, CANDIDATES, EXPORTS, LABELS, ANSWERS, STAGE)
 
 Json = dict[str, Any]
-
-#: What another method is: its objective, that with a student of its own, or a recipe.
-ExtraArm = Objective | Term | Arm | Recipe
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ class Study:
         }
         asked = {*self.arms, *([DIRECT] if self.chain is not None else [])}
         chosen = {name: objective for name, objective in standard.items() if name in asked}
-        return chosen | {name: _objective_of(extra, own) for name, extra in self.extra_arms.items()}
+        return chosen | {name: objective_of(extra, own) for name, extra in self.extra_arms.items()}
 
     @property
     def recipes(self) -> dict[str, Recipe]:
@@ -391,12 +388,3 @@ class Study:
             else Outcome([run for plan, run in runs if plan.arm == arm])
             for arm, objective in objectives.items()
         }
-
-
-def _objective_of(extra: ExtraArm, own: Objective) -> Objective:
-    """What an extra arm minimises, the study's ``own`` where it has none."""
-    if isinstance(extra, Recipe):
-        return extra.minimises(own)
-    if isinstance(extra, Arm):
-        return own if extra.objective is None else as_objective(extra.objective)
-    return as_objective(extra)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.data import Splits
-from tutelage.evaluation.surgery import surgery_table
+from tutelage.evaluation import surgery_table
 from tutelage.studies.arm import build_seeded
 from tutelage.studies.chain import Walked
 from tutelage.studies.setting import Setting
