@@ -272,9 +272,9 @@ def transfer_section(result: Record) -> list[tuple[str, str]]:
     if not found:
         return []
 
-    def count(key: str, words: str = "") -> str:
+    def count(key: str) -> str:
         value = number(found.get(key))
-        return "not recorded" if value is None else f"{value:,.0f}{words}"
+        return "not recorded" if value is None else f"{value:,.0f}"
 
     taught = mapping(result.get("taught"))
     width, longest, seconds = (number(taught.get(key)) for key in ("width", "max_length", "seconds"))
