@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tutelage.errors import ConfigError, TeacherError
 from tutelage.labels import sampling
-from tutelage.labels.sampling import check_sparse, row_keys, row_slices, sample, top_k
+from tutelage.labels.sampling import check_sparse, drawn_apart, row_keys, row_slices, sample, top_k
 from tutelage.rows import row_count, some_rows
 from tutelage.signals import HeadLogits, Logits, MixtureLogits, SparseTargets
 
@@ -322,3 +322,40 @@ def test_targets_from_elsewhere_are_looked_at(fault):
     )
     with pytest.raises(TeacherError, match=f"1 of 2 rows .*{fault}.*first row 1"):
         check_sparse(targets)
+
+
+@pytest.mark.parametrize("scheme", ["systematic", "independent"])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_draws_are_as_far_away_as_the_distribution_moved_under_them(scheme, temperature):
+    """Too small, and another teacher passes for rounding; too large, and rounding passes for another teacher."""
+    torch.manual_seed(0)
+    logits, keys = torch.randn(6, 200) * 2, row_keys(torch.arange(6), seed=0)
+    kept = sample(Logits(logits), keys, temperature=temperature, draws=16, scheme=scheme)
+    assert drawn_apart(kept, Logits(logits), keys, draws=16, scheme=scheme).max() < 1e-6
+    # without the most probable class all others move by what it had
+    moved = logits.clone()
+    moved[3, logits[3].argmax()] = -torch.inf
+    found = drawn_apart(kept, Logits(moved), keys, draws=16, scheme=scheme)
+    assert found[[0, 1, 2, 4, 5]].max() < 1e-6
+    points = sampling._points(keys, 16, scheme)[3].tolist()
+    drawn = sorted(
+        one
+        for one, share in zip(kept.ids[3].tolist(), kept.probs[3].tolist(), strict=True)
+        for _ in range(round(share * 16))
+    )
+    now = (moved[3].double() / temperature).softmax(-1).tolist()
+    furthest = 0.0
+    for point, one in zip(points, drawn, strict=True):
+        start = math.fsum(now[:one])
+        furthest = max(furthest, start - point, point - start - now[one])
+    assert float(found[3]) == pytest.approx(furthest, abs=1e-9)
+    assert furthest > 0.01
+
+
+def test_draws_made_at_another_temperature_are_known_again():
+    """Their weights are no counts: divided by nothing they would never add up to the number of draws."""
+    torch.manual_seed(0)
+    logits, keys = torch.randn(6, 200) * 2, row_keys(torch.arange(6), seed=0)
+    kept = sample(Logits(logits), keys, draws=16, drawn_at=2.0)
+    assert drawn_apart(kept, Logits(logits), keys, draws=16, drawn_at=2.0).max() < 1e-6
+    assert drawn_apart(kept, Logits(logits), keys, draws=16, drawn_at=1.0).isinf().any()

@@ -120,6 +120,55 @@ def sample(
 
 
 @torch.no_grad()
+def drawn_apart(
+    kept: SparseTargets,
+    scores: ClassScores,
+    keys: Tensor,
+    *,
+    draws: int,
+    scheme: Scheme = "systematic",
+    drawn_at: float | None = None,
+) -> Tensor:
+    """How far the classes that were drawn are from those that would be drawn now: ``[N]``, shares of a row's probability.
+
+    It is the furthest that a point of the row lies outside the stretch of the cumulative distribution that belongs to its class, 0 where
+    all would fall as they did. How many draws would fall otherwise says little: where a thousand classes share the tail, rounding
+    alone moves a point past several of their edges.
+
+    Args:
+        kept: what :func:`sample` gave with these keys, draws, scheme and temperatures.
+        scores: of the teacher as it is now, the same rows; made dense a slice of rows at a time.
+        keys, draws, scheme, drawn_at: as they were for :func:`sample`.
+
+    Returns:
+        float64; infinite where what is kept are no such draws.
+    """
+    points_at = kept.temperature if drawn_at is None else drawn_at
+    apart: list[Tensor] = []
+    for of, block in row_slices(scores):
+        points_Nn = _points(keys[of], draws, scheme)
+        p_NC = _scaled(block.at(points_at), points_at).double().softmax(-1).cpu()
+        ids_NK, order = kept.ids[of].cpu().sort(dim=-1)
+        places_NK = ids_NK.clamp(min=0)
+        counts_NK = kept.probs[of].cpu().double().gather(1, order) * draws
+        if points_at != kept.temperature:
+            target_NC = _scaled(block.at(kept.temperature), kept.temperature).double().softmax(-1).cpu()
+            counts_NK = counts_NK * p_NC.gather(1, places_NK) / target_NC.gather(1, places_NK)
+        counts_NK = counts_NK.nan_to_num(nan=0.0, posinf=0.0).masked_fill(ids_NK < 0, 0.0).round().long()
+        ends_NK = p_NC.cumsum(-1).gather(1, places_NK)
+        starts_NK = ends_NK - p_NC.gather(1, places_NK)
+        for row in range(len(points_Nn)):
+            counts = counts_NK[row]
+            if int(counts.sum()) != draws:
+                apart.append(torch.tensor(math.inf, dtype=torch.float64))
+                continue
+            before = starts_NK[row].repeat_interleave(counts) - points_Nn[row]
+            behind = points_Nn[row] - ends_NK[row].repeat_interleave(counts)
+            apart.append(torch.maximum(before, behind).amax().clamp(min=0.0))
+    return torch.stack(apart) if apart else torch.zeros(0, dtype=torch.float64)
+
+
+@torch.no_grad()
 def top_k(scores: ClassScores, k: int, temperature: float = 1.0) -> SparseTargets:
     """The k most probable classes of each row with their probabilities at ``temperature``, most probable first; and the entropies.
 

@@ -131,10 +131,7 @@ def spot_words(record: Record) -> str:
     again = (
         f"the live teacher was asked again about {plural(int(number(found.get('examples')) or 0), 'random example')}"
     )
-    moved, may_move = number(found.get("moved")), number(found.get("may_move"))
-    drawn = f", {moved:,.0f} of {plural(int(rows), 'row')} drawn otherwise" if moved else ""
-    where = f" in {plural(int(may_move), 'row')}" if may_move is not None else ""
-    return f"{again}{looked_at}: {most}{drawn} (rounding alone may change up to {_percent(slack)}{where})"
+    return f"{again}{looked_at}: {most} (rounding alone may change up to {_percent(slack)})"
 
 
 def _within(noise: float) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -12,14 +11,16 @@ from torch import Tensor, nn
 from tutelage.data import Batch, TransferSet, hex_id
 from tutelage.errors import OtherLabelsError, TeacherError
 from tutelage.labels import Form, LabelStore
-from tutelage.signals import AnyScores, HeadLogits, MixtureLogits, SparseTargets
+from tutelage.labels.sampling import Scheme, drawn_apart, row_keys
+from tutelage.rows import row_count
+from tutelage.signals import AnyScores, HeadLogits, MixtureLogits, SparseTargets, whole
 from tutelage.studies.certifying import answers_in_form, showing_layers
 from tutelage.studies.label_binds import rows_in
 from tutelage.teachers import Teacher, as_teacher
 
 #: What the order of sums may move a logit by in float32, relative to the row's spread: other batches, threads, libraries.
 _LIVE = 1e-3
-#: The share of a row's draws that may move to another class where the teacher itself computes in 16 bits.
+#: The share of a row's probability that a draw may lie from its class where the teacher itself computes in 16 bits.
 _MOVED = 0.1
 
 Json = dict[str, Any]
@@ -33,24 +34,21 @@ class SpotCheck:
         examples: how many were looked at.
         rows: supervised rows of these.
         worst: of the dense form, the largest difference of a logit, relative to the row's spread (the largest distance from its mean; a
-            common offset changes no probability); of a sparse one, the largest share of a row's probability that lies on other
-            classes; of features, the largest difference, relative to the largest number of the row. Of several, the one that comes
-            nearest to what rounding explains.
+            common offset changes no probability); of draws, how much of a row's probability lies between a draw and the class that it
+            is kept for; of the most probable classes, the largest share of a row's probability that lies on others; of features, the
+            largest difference, relative to the largest number of the row. Of several, the one that comes nearest to what rounding
+            explains.
         tolerance: up to which that is rounding.
-        moved: rows whose draws fell otherwise; None where nothing is drawn.
-        may_move: how many of them rounding explains.
     """
 
     examples: int
     rows: int
     worst: float
     tolerance: float
-    moved: int | None = None
-    may_move: int | None = None
 
     def to_json(self) -> Json:
         """Plain values."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return dict(vars(self))
 
 
 def spot_check(
@@ -82,19 +80,18 @@ def spot_check(
     assert said.logits is not None  # a store was made of this teacher's
     ids, view = batch["ids"], batch.get("view")
     row_ids = ids.repeat_interleave(rows_in(batch["labels"]))
-    live = answers_in_form(said.logits, form, batch, transfer_set.seed)
-    found = [_compared(store.lookup(ids, view), live, form, said.logits)]
+    kept = store.lookup(ids, view)
+    if form.kind == "sampled":
+        assert isinstance(kept, SparseTargets)
+        keys = row_keys(ids, rows_in(batch["labels"]), seed=transfer_set.seed, view=view)
+        found = [_of_draws(kept, said.logits, form, keys)]
+    else:
+        found = [_compared(kept, answers_in_form(said.logits, form, batch, transfer_set.seed), form, said.logits)]
     found += [_of_features(store.features(ids, layer, view), said.features[layer], layer, form) for layer in layers]
     worst = max(found, key=_Apart.beyond)
     checked = worst.as_check(len(ids))
-    if form.kind == "sampled":
-        moved = int((found[0].apart > 0).sum())
-        checked = replace(checked, moved=moved, may_move=_may_move(len(row_ids), form, said.logits))
     if not checked.worst <= checked.tolerance:
         _refuse(store, int(row_ids[worst.place]), worst.words())
-    if checked.moved is not None and checked.may_move is not None and checked.moved > checked.may_move:
-        words = f"and others the draws fell otherwise: in {checked.moved:,} of the {len(row_ids):,} rows looked at, and rounding explains "
-        _refuse(store, int(row_ids[found[0].place]), f"{words}{checked.may_move:,}")
     return checked
 
 
@@ -164,11 +161,7 @@ def _compared(kept: AnyScores, live: AnyScores, form: Form, said: AnyScores) -> 
     own = torch.finfo(_dtype(said)).eps if _halved(said) else 0.0
     if isinstance(kept, SparseTargets) and isinstance(live, SparseTargets):
         apart_N = _total_variation(kept, live)
-        if form.kind == "sampled":
-            # a draw that falls right on the edge between two classes may go either way, and nothing is further away than 1
-            allowed = min(1.0, max(1.5 / (form.draws or 1), _MOVED if own else 0.0))
-        else:
-            allowed = _LIVE + 2 * torch.finfo(getattr(torch, form.dtype)).eps + 4 * own
+        allowed = _LIVE + 2 * torch.finfo(getattr(torch, form.dtype)).eps + 4 * own
         return _Apart(apart_N, torch.full_like(apart_N, allowed), "of its probability")
     assert not isinstance(kept, SparseTargets)
     assert not isinstance(live, SparseTargets)
@@ -185,6 +178,16 @@ def _compared(kept: AnyScores, live: AnyScores, form: Form, said: AnyScores) -> 
     return _Apart(apart_N, _LIVE + rounding * (_largest(said).clamp_min(1.0) / spread_N), "of its spread")
 
 
+def _of_draws(kept: SparseTargets, said: AnyScores, form: Form, keys: Tensor) -> _Apart:
+    assert form.draws is not None
+    scheme: Scheme = "systematic" if form.scheme == "systematic" else "independent"
+    dense = whole(said, "a spot check")
+    if len(kept.ids) != row_count(said):
+        return _Apart(torch.full((len(keys),), torch.inf), torch.ones(len(keys)), "of its probability")
+    apart_N = drawn_apart(kept, dense, keys, draws=form.draws, scheme=scheme, drawn_at=form.drawn_at)
+    return _Apart(apart_N, torch.full_like(apart_N, _MOVED if _halved(said) else _LIVE), "of its probability")
+
+
 def _of_features(kept: Tensor, live: Tensor, layer: str, form: Form) -> _Apart:
     kept_NF, live_NF = kept.double().flatten(1), live.detach().cpu().double().flatten(1)
     if kept.shape != live.shape:
@@ -194,12 +197,6 @@ def _of_features(kept: Tensor, live: Tensor, layer: str, form: Form) -> _Apart:
     if live.dtype in _HALVES:
         allowed += 4 * torch.finfo(live.dtype).eps
     return _Apart(apart_N, torch.full_like(apart_N, allowed), f"of the largest feature of {layer!r}")
-
-
-def _may_move(rows: int, form: Form, said: AnyScores) -> int:
-    """How many rows may be drawn otherwise: a draw lies on an edge as often as rounding moves the edges."""
-    share = (form.draws or 1) * (_MOVED if _halved(said) else _LIVE)
-    return rows if share >= 1 else min(rows - 1, math.ceil(rows * share))
 
 
 _HALVES = (torch.float16, torch.bfloat16)
