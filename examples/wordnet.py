@@ -5,6 +5,7 @@ On Debian and Ubuntu: ``apt install wordnet-base``. Elsewhere: name the folder t
 
 import os
 import random
+import re
 from pathlib import Path
 
 #: Lexicographer files of WordNet 3.0 and what the examples call them.
@@ -26,6 +27,21 @@ def nouns() -> list[dict[str, str | int]]:
         known.add(gloss)
         parts = fields.split(" ")
         rows.append({"word": parts[4].replace("_", " "), "gloss": gloss, "file": int(parts[1])})
+    return rows
+
+
+def synsets() -> list[dict[str, str | int | list[str]]]:
+    """Every noun synset: its number, the number of its file, its definition, and the sentences that show it in use."""
+    rows: list[dict[str, str | int | list[str]]] = []
+    for line in _file().read_text(encoding="utf-8").splitlines():
+        if line.startswith("  ") or "|" not in line:
+            continue  # the licence
+        fields, gloss = line.split("|", 1)
+        definition, *quoted = re.split(r';?\s*"', gloss.strip())
+        shown = [sentence.strip() for sentence in quoted[::2] if len(sentence.strip()) >= 8]
+        if len(definition) >= 8:
+            number, file = fields.split(" ")[:2]
+            rows.append({"synset": number, "file": int(file), "definition": definition, "examples": shown})
     return rows
 
 
