@@ -243,7 +243,7 @@ def test_a_weight_is_no_reason_to_train_a_member_again(folder: Path) -> None:
         ),
         (ALONE, "study.arms=[kd, {mutual: {objective: []}}]", "objective is [], expected a list of terms"),
         (ALONE, "study.arms=[kd, {mutual: {generations: 2}}]", "unknown option 'generations'"),
-        (ALONE, "study.arms=[kd, {hot: {temperature: 2}}]", "born_again and mutual alone take options"),
+        (ALONE, "study.arms=[kd, {hot: {temperature: 2}}]", "unknown key 'study.arms.hot.temperature'"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_loaded(folder: Path, text: str, override: str, said: str) -> None:

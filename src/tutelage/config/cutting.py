@@ -194,8 +194,9 @@ class _Cut:
         """A fresh student of a module that is the same each time: the same weights, or with ``initial: random`` only the shape."""
         if module not in self._known:
             importance = self._measured(module, of_teacher=True) if measures(self._section) else None
-            self._known[module] = self._smaller(copy.deepcopy(module), importance)
-        return self._begun(copy.deepcopy(self._known[module]))
+            made = self._smaller(module, importance)
+            self._known[module] = copy.deepcopy(made) if made is module else made
+        return self._begun(copy.deepcopy(self._known[module]).requires_grad_(True))
 
     def of_fresh(self, whole: Callable[[], nn.Module]) -> nn.Module:
         """A fresh student of one of these models, some of whose weights the seed may draw; what is kept does not depend on that."""
@@ -221,7 +222,7 @@ class _Cut:
                 )
             if self._kept is not None:
                 module = with_rows(unwrapped(module), list(self._kept))
-        return module.requires_grad_(True)
+        return module
 
     def _begun(self, module: nn.Module) -> nn.Module:
         if self._section.initial != "random":

@@ -143,6 +143,8 @@ def _taught_by(config: StudyConfig, decides: Json) -> Json:
     if config.assistants:
         # an assistant has the student's objective and budget where it has none of its own, and a road is chosen by the student
         names += ["assistants", "student", "objective", "training"]
+    if config.student.vocabulary is not None:
+        names.append("student")  # who is heard is heard beside what the student sees
     if config.labels is not None:
         names.append("labels")
     return {name: decides[name] for name in names}
