@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from tutelage.data import TransferSet, next_token_labels
 from tutelage.errors import ConfigError, MissingExtraError
 from tutelage.models import merged, rows, with_lora
+from tutelage.models.calling import run_model
 from tutelage.models.head import find_head
 from tutelage.models.saving import save_student
 from tutelage.objectives import KL, CrossEntropy
@@ -190,3 +191,13 @@ def test_what_cannot_be_adapted_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"tutelage\[lora\]"):
         with_lora(language_model())
+
+
+def test_packed_texts_stay_apart_through_the_wrapper() -> None:
+    """The wrapper's forward names no positions: left out, each text would be read as going on from the one before it."""
+    packed = {"input_ids": IDS.reshape(1, -1), "position_ids": torch.arange(IDS.shape[1]).repeat(len(IDS))[None]}
+    plain, adapted = language_model(dtype=torch.float64).eval(), student().eval()
+    with torch.no_grad():
+        alone = plain(input_ids=IDS).logits.reshape(1, -1, plain.config.vocab_size)
+        for model in (plain, adapted):
+            torch.testing.assert_close(run_model(model, packed, use_cache=False).logits, alone)

@@ -47,7 +47,7 @@ def run_model(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
     """
     if not isinstance(inputs, Mapping):
         return model(inputs, **options)
-    kind = type(unwrapped(model))
+    kind = type(_named_by(model))
     accepted, required = _keywords(kind)
     if not required <= inputs.keys():
         raise ModelError(
@@ -127,6 +127,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def _named_by(model: nn.Module) -> nn.Module:
+    """The module whose ``forward`` says what can be given: inside adapters' wrapper, which names few and sends all on."""
+    inner: Any = unwrapped(model)
+    return inner.get_base_model() if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model") else inner
 
 
 @lru_cache(maxsize=256)
