@@ -46,7 +46,8 @@ class StagePlan:
     """A stage that is the same for every task: a masked language model taught by another (Sanh et al. 2019, "DistilBERT", section 3).
 
     Both models see the same text with some tokens hidden. Scores, and features that a term listens to, are those of the tokens asked for
-    alone (DistilBERT's own training compared all tokens' scores and features, at seven times the cost of the vocabulary). What a stage teaches is the student's encoder: the head on it is the stage's own, and the task's comes back after it.
+    alone: DistilBERT's own training compared those of all tokens, at seven times the cost of the vocabulary. What a stage teaches is the
+    student's encoder: the head on it is the stage's own, and the task's comes back after it.
 
     Args:
         texts: what is learnt from, and what is measured on.
