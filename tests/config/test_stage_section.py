@@ -93,6 +93,8 @@ def test_layers_are_paired_when_the_models_are_there(tmp_path):
     made = plan.objective(masked(layers=2), plan.teacher)
     pairs = [(part["student"], part["teacher"]) for part in made.describe()]
     assert pairs == [("hidden_states.1", "hidden_states.2"), ("hidden_states.2", "hidden_states.4")]
+    whole = build(section(folder_of(masked(layers=4), tmp_path), objective=[{"recipe": "minilm"}]), tmp_path)
+    assert {part["term"] for part in whole.objective(masked(layers=2), whole.teacher).describe()} == {"relation"}
 
 
 def test_an_encoder_without_a_head_needs_training(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tutelage.data.ids import RawInputs
 from tutelage.data.language import compare_tokenizers, load_tokenizer
 from tutelage.errors import ConfigError
 from tutelage.models import ModelSource, block_names
+from tutelage.models.layers import attention_names
 from tutelage.models.masked_language import load_masked_language_model
 from tutelage.objectives import Objective, needs_layer_map, objective_from_config, resolve_layers
 from tutelage.studies.arm import weights_digest
@@ -118,7 +120,14 @@ def _objective(items: Sequence[Mapping[str, Any]]) -> Objective | Meeting:
 
     def meeting(student: nn.Module, teacher: nn.Module) -> Objective:
         with naming("stage.objective"):
-            return objective_from_config(resolve_layers(items, block_names(student), block_names(teacher)))
+            named = resolve_layers(
+                items,
+                block_names(student),
+                block_names(teacher),
+                student_attention=partial(attention_names, student),
+                teacher_attention=partial(attention_names, teacher),
+            )
+            return objective_from_config(named)
 
     return meeting
 
