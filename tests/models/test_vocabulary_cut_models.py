@@ -225,15 +225,9 @@ def test_each_weight_keeps_its_precision():
 def test_tokens_that_the_settings_name():
     """Generation would stop at another word, or be kept from words that it may say."""
     model, tokenizer = model_of("llama")
-    vocabulary = tokenizer.get_vocab()
-    gone, used = vocabulary["▁international"] if "▁international" in vocabulary else None, vocabulary["▁grain"]
-    if gone is None:
-        gone = next(
-            n for p, n in vocabulary.items() if p not in cut_vocabulary(None, tokenizer, TEXTS).tokenizer.get_vocab()
-        )
-    spare = next(
-        n for n in range(300, len(tokenizer)) if n not in cut_vocabulary(None, tokenizer, TEXTS).kept and n != gone
-    )
+    plain = cut_vocabulary(None, tokenizer, TEXTS)
+    used = tokenizer(TEXTS[0])["input_ids"][-1]
+    gone, spare = [number for number in range(len(tokenizer)) if number not in plain.kept][:2]
     settings = model.generation_config
     settings.eos_token_id = [tokenizer.eos_token_id, spare]
     settings.suppress_tokens = [used, gone]
