@@ -254,6 +254,11 @@ def _try_arm(plan: EmbeddingPlan, max_length: int, probe: list[str]) -> None:
         embedding_trainer(replace(plan, train=few, validation=held_out), student).identify()
     except TutelageError as error:
         raise type(error)(f"the arm {plan.arm!r}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"the arm {plan.arm!r}: the student does not take texts as its tokenizer gives them: {type(error).__name__}: {error}; look at "
+            "its forward, and at whether the tokenizer is its own"
+        ) from error
 
 
 def _expect_room(encoder: nn.Module, max_length: int, who: str, view: Tokenise) -> None:
