@@ -189,7 +189,7 @@ def test_what_is_split_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch):
     from tutelage.models import vocabulary_cut
 
     def forgetful(model: Any, used: Any) -> set[str]:
-        return {piece for piece in used if len(piece) < 4} | {"<unk>"}
+        return {piece for piece in used if len(piece) < 4} | {"<unk>", "<pad>"}
 
     monkeypatch.setattr(vocabulary_cut, "staying", forgetful)
     with pytest.raises(ModelError, match=r"splits 'a small .*' into .* expected .* as before"):

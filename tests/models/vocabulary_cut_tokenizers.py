@@ -33,7 +33,9 @@ def _bert() -> Any:
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # enough of unused pieces before the special ones, as in the published vocabularies
     marks = [_BERT[0], *(f"[unused{number}]" for number in range(9)), *_BERT[1:]]
-    made.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=220, special_tokens=marks))
+    made.train_from_iterator(
+        SENTENCES, trainers.WordPieceTrainer(show_progress=False, vocab_size=220, special_tokens=marks)
+    )
     return BertTokenizer(vocab=json.loads(made.to_str())["model"]["vocab"])
 
 
@@ -42,7 +44,8 @@ def _byte_level(special: list[str]) -> tuple[dict[str, int], list[tuple[str, str
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=480, special_tokens=special, initial_alphabet=alphabet)
+        SENTENCES,
+        trainers.BpeTrainer(show_progress=False, vocab_size=480, special_tokens=special, initial_alphabet=alphabet),
     )
     learnt = json.loads(made.to_str())["model"]
     return learnt["vocab"], [(left, right) for left, right in learnt["merges"]]
@@ -85,7 +88,7 @@ def _llama2() -> Any:
     """Bytes for unknown letters, no split into words, and a merge for each way to make a piece, as converted from sentencepiece."""
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.Metaspace()
-    learnt.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=260))
+    learnt.train_from_iterator(SENTENCES, trainers.BpeTrainer(show_progress=False, vocab_size=260))
     pieces = sorted(learnt.get_vocab(), key=learnt.get_vocab().__getitem__)
     unwritten = [f"<0x{byte:02X}>" for byte in range(256)]
     letters, longer = [piece for piece in pieces if len(piece) == 1], [piece for piece in pieces if len(piece) > 1]
@@ -109,7 +112,9 @@ def _with_word_ends() -> Any:
     made = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=["<unk>", "<pad>"], end_of_word_suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        show_progress=False, vocab_size=260, special_tokens=["<unk>", "<pad>"], end_of_word_suffix="</w>"
+    )
     made.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", pad_token="<pad>")
 
@@ -118,7 +123,9 @@ def _with_prefixes() -> Any:
     """Merges of letters, those inside a word marked."""
     made = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=["<unk>", "<pad>"], continuing_subword_prefix="##")
+    trainer = trainers.BpeTrainer(
+        show_progress=False, vocab_size=260, special_tokens=["<unk>", "<pad>"], continuing_subword_prefix="##"
+    )
     made.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", pad_token="<pad>")
 
@@ -128,7 +135,7 @@ def _unigram() -> Any:
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     made.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=_SPECIAL, unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(show_progress=False, vocab_size=200, special_tokens=_SPECIAL, unk_token="<unk>")
     made.train_from_iterator(SENTENCES, trainer)
     made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     names = {
