@@ -15,7 +15,7 @@ from tutelage.config import load_config
 from tutelage.config.reopening import reopen
 from tutelage.config.searching import build_search
 from tutelage.errors import CheckpointError, TutelageError
-from tutelage.studies import export_student, open_run
+from tutelage.studies import Silent, export_student, open_run
 from tutelage.studies.arm import build_seeded, weights_digest
 from tutelage.studies.inspecting import inspect_teacher
 from tutelage.studies.planning import plan_study
@@ -113,15 +113,29 @@ def test_another_cut_in_the_same_folder_is_refused(ran: tuple[Path, dict[str, An
         built(path, ARMS, "student.layers=last:2").run(path.parent / "run")
 
 
-def test_an_arm_alone_that_was_lost_is_made_again_bit_for_bit(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """A run that is cut off between two arms goes on with the others' starts."""
+class CutOff(Silent):
+    """Ends the run in the middle of one training."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._now = what, ""
+
+    def started(self, what: str, total_steps: int, steps_done: int) -> None:
+        self._now = what
+
+    def advanced(self, steps_done: int) -> None:
+        if self._now == self._what and steps_done == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_is_cut_off_ends_bit_for_bit_the_same(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """A start that is drawn or cut anew would be mixed with what was trained before, into a student that nobody described."""
     path, _ = ran
-    study = built(path, ARMS)
-    study.run(tmp_path / "run")
-    before = weights(tmp_path / "run" / "small" / "seed-0")
-    (tmp_path / "run" / "small" / "seed-0" / "record.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        built(path, ARMS).run(tmp_path / "run", CutOff("small, seed 0"))
+    assert not (tmp_path / "run" / "small" / "seed-0" / "record.json").exists()
     built(path, ARMS).run(tmp_path / "run")
-    assert same(weights(tmp_path / "run" / "small" / "seed-0"), before)
+    for arm in ("kd", "random", "small"):
+        assert same(weights(tmp_path / "run" / arm / "seed-0"), weights(path.parent / "run" / arm / "seed-0"))
 
 
 def test_students_are_cut_from_the_teacher_that_was_trained(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -281,11 +295,10 @@ STAGED = "stage={teacher: {model: {hub: masked}}, training: {max_steps: 3}, vali
 
 def test_arms_pass_the_stage_before_the_task(tmp_path: Path) -> None:
     """An arm that skips it, or passes another one, would be compared by its start and not by what it was taught."""
-    from safetensors.torch import save_model
 
     path = project(tmp_path)
-    (tmp_path / "masked.py").write_text(MASKED)
-    save_model(masked(), str(tmp_path / "masked.safetensors"))
+    masked().save_pretrained(tmp_path / "masked")
+    AutoTokenizer.from_pretrained(tmp_path / "tokens").save_pretrained(tmp_path / "masked")
     arms = """study.arms=[kd, scratch, {plain: {stage: false}}, {one: {student: {layers: 1}}}]"""
     study = built(path, STAGED, arms)
     result = study.run(tmp_path / "run")
