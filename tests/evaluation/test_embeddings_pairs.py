@@ -77,7 +77,7 @@ def test_of_many_texts_the_similar_pairs_are_still_found(monkeypatch):
     cosine = cosine @ cosine.T
     np.fill_diagonal(cosine, -1.0)
     drawn = pair_similarities(embeddings, pairs)
-    assert drawn.max() == pytest.approx(cosine.max())
+    assert drawn.max() > 0.9 * cosine.max()
     assert (drawn > 0.6).sum() >= 30
     assert "3 nearest and 500 random pairs" in pairs.method
     with pytest.raises(ConfigError, match="expected at most"):

@@ -50,11 +50,11 @@ def test_without_ties_it_is_what_a_sorted_list_gives():
 
 def test_ties_are_scored_by_every_order_of_them():
     """Broken by the corpus's own order, a tie is won by whoever stands first in the file."""
-    # cosines with the query: two at 1, four at 0, two at −1
-    corpus = np.array([[1, 0], [0, 1], [2, 0], [0, -1], [-1, 0], [0, 3], [-4, 0], [0, -2]], dtype=float)
+    # cosines with the query: two at 1, three at 0, one at −1
+    corpus = np.array([[1, 0], [0, 1], [2, 0], [0, -1], [-1, 0], [0, 3]], dtype=float)
     query = np.array([[1.0, 0.0]])
     cosine = corpus[:, 0] / np.linalg.norm(corpus, axis=1)
-    for answers in ([0], [1], [1, 5], [0, 3, 4], [4, 6], [1, 3, 5, 7]):
+    for answers in ([0], [1], [1, 5], [0, 3, 4], [4], [1, 3, 5], [0, 1, 2, 3, 4, 5]):
         got = retrieval_scores(query, corpus, [answers], ks=KS)
         for name, value in over_all_orders(cosine, answers).items():
             assert got[name][0] == pytest.approx(value), (name, answers)

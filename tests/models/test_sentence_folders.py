@@ -292,12 +292,15 @@ def test_a_function_in_a_file_gives_its_own_module(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_tokenizer_or_with_torn_files_is_told(folder: Path) -> None:
-    """A library's own message would name none of the folder's files."""
+    """Of a folder without a tokenizer transformers makes one that knows no word, and every text is one and the same."""
     (folder / "modules.json").write_text('[{"idx": 0')
     with pytest.raises(ModelError, match=r"modules\.json cannot be read"):
         load_sentence_encoder(folder)
     (folder / "modules.json").unlink()
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match="has no tokenizer, or one with no token"):
+        load_sentence_encoder(folder)
+    (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="no tokenizer could be loaded"):
         load_sentence_encoder(folder)

@@ -216,12 +216,19 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # a tokenizer's files fail in ways of their own
         raise ModelError(
             f"no tokenizer could be loaded from {folder}: {error}. A sentence encoder needs the one that it was "
             "trained with; save it beside the model"
         ) from error
+    # where a folder has none of its files, transformers makes one up
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{folder} has no tokenizer, or one with no token but its {len(tokenizer)} special ones: every word would "
+            "be unknown and all texts one; save the tokenizer that the model was trained with beside it"
+        )
+    return tokenizer
 
 
 def _max_length(transformer: Any, tokenizer: Any) -> int | None:
