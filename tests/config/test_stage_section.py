@@ -80,7 +80,8 @@ def test_texts_of_ones_own_are_kept_apart_from_the_tasks(tmp_path):
 
 def test_the_usual_objective_is_distilberts(tmp_path):
     """The section's default must be the recipe that it is named after, not whatever terms come first."""
-    plan = build(StageSection(teacher=section(folder_of(masked(), tmp_path)).teacher, training={}), tmp_path)
+    said = section(folder_of(masked(), tmp_path))
+    plan = build(StageSection(teacher=said.teacher, training={}, validation=0.3), tmp_path)
     parts = [(part["term"], part["weight"]) for part in plan.objective.describe()]
     assert parts == [("kl", 5.0), ("cross_entropy", 2.0), ("cosine_hidden", 1.0)]
 
@@ -112,13 +113,22 @@ def test_an_encoder_without_a_head_needs_training(tmp_path):
     ("cut", "words"),
     [
         (tokenizer(SYLLABLES[::-1]), "125 tokens and the teacher's 125, and 120 numbers mean different tokens"),
-        (None, "no tokenizer could be read beside the teacher's weights"),
+        (None, "125 tokens and the teacher's 5, and 120 numbers mean different tokens"),
     ],
 )
 def test_a_teacher_that_reads_other_tokens_is_refused(tmp_path, cut, words):
-    """Of two vocabularies of one size, the probability of one word would be taught as that of another."""
+    """Of two vocabularies of one size, the probability of one word would be taught as that of another; a folder without a
+    tokenizer has one of no words."""
     teacher = folder_of(masked(), tmp_path / "teacher", cut)
     with pytest.raises(ConfigError, match=words):
+        build(section(teacher), tmp_path)
+
+
+def test_a_teacher_whose_tokens_nobody_knows_is_refused(tmp_path):
+    """Weights beside a damaged tokenizer may be of any words."""
+    teacher = folder_of(masked(), tmp_path / "teacher")
+    (tmp_path / "teacher" / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="no tokenizer could be read beside the teacher's weights"):
         build(section(teacher), tmp_path)
 
 

@@ -17,6 +17,7 @@ from tutelage.data.ids import RawInputs
 from tutelage.data.language import compare_tokenizers, load_tokenizer
 from tutelage.errors import ConfigError
 from tutelage.models import ModelSource, block_names
+from tutelage.models.hub import expect_hub
 from tutelage.models.layers import attention_names
 from tutelage.models.masked_language import load_masked_language_model
 from tutelage.objectives import Objective, needs_layer_map, objective_from_config, resolve_layers
@@ -76,6 +77,7 @@ def build_stage(section: StageSection | None, folder: Path, *, splits: Splits, t
 def _teacher_maker(section: StageTeacherSection, folder: Path, tokenizer: Any) -> Callable[[], nn.Module]:
     source = ModelSource(**section.model.model_dump(), folder=folder)
     if source.hub is not None:
+        expect_hub(source.hub, folder)
         local = folder / source.hub
         _expect_same_tokenizer(tokenizer, str(local) if local.is_dir() else source.hub, source.revision)
     if section.training is not None:

@@ -93,7 +93,6 @@ def run_job(job: StageJob, progress: Progress) -> Json:
     Raises:
         CheckpointError: it was begun or done with other settings; the message shows the difference.
     """
-    gc.collect()
     done = read_record(job.folder)
     model = build_seeded(job.build, job.seed)
     trainer = stage_trainer(job, model)
@@ -103,6 +102,8 @@ def run_job(job: StageJob, progress: Progress) -> Json:
         compare_runs(done["fingerprint"], identity, job.folder)
         progress.finished(job.called, "done in an earlier run")
         return done
+    # the models before it are gone: two of them beside a teacher may be more than memory holds
+    gc.collect()
     before = masked_metrics(model, job.texts.validation, job.teacher)
     trainer.add_callback(Reporter(job.called, progress))
     started = time.perf_counter()
