@@ -149,6 +149,8 @@ ONE_EACH = [
 
 def make(family: str, kind: str, *, seed: int = 0, **changes: Any) -> Any:
     """A model in eval mode; every parameter is random, norms' and biases too, so that a wrong place shows."""
+    if "QuestionAnswering" in kind:
+        changes["num_labels"] = 2
     config = type(CONFIGS[family]).from_dict({**CONFIGS[family].to_dict(), **changes})
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

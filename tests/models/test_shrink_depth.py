@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from language_helpers import language_model
-from shrink_models import LAYERS, ONE_EACH, expect_equal, make, outputs_of, reloaded
+from shrink_models import HIDDEN, LAYERS, ONE_EACH, expect_equal, make, outputs_of, reloaded
 from torch import Tensor, nn
 from transformers import (
     BartConfig,
@@ -262,8 +262,8 @@ def test_widths_that_do_not_fit_are_refused():
     llama = make("llama", "LlamaForCausalLM")
     with pytest.raises(ModelError, match=r"written and not read again: .*multiple"):
         shrink(llama, hidden=30)
-    llama.model.layers[0].self_attn.scaling = 0.5
-    with pytest.raises(ModelError, match=r"model\.layers\.0\.self_attn\.scaling .* where it has 0\.5"):
+    llama.model.embed_scale = HIDDEN**0.5
+    with pytest.raises(ModelError, match=r"model\.embed_scale None where it has 5\.65"):
         shrink(llama, feed_forward=8)
     scores = Importance(layers=torch.ones(LAYERS), heads=torch.ones(LAYERS, 3))
     bert = make("bert", "BertForMaskedLM")

@@ -14,7 +14,8 @@ from tutelage.errors import ModelError
 from tutelage.models import Importance, importance_of, shrink
 
 WIDTH = HIDDEN // HEADS
-STEP = 1e-5
+#: Wide enough for norms and rotations that compute in float32 whatever the model is in.
+STEP = 1e-3
 
 #: The projections behind the heads and behind the inner units of a layer.
 PROJECTIONS = {
@@ -107,19 +108,19 @@ def test_what_a_small_change_does_to_the_loss(family: str):
     layers = layers_of(model)
     for number in (0, 2):
         layer = layers[number]
-        assert scores.layers[number] == pytest.approx(moved(model, what_it_adds(layer)), rel=1e-4)
+        assert scores.layers[number] == pytest.approx(moved(model, what_it_adds(layer)), rel=2e-3, abs=2e-3)
         for head in (0, 3):
             places = slice(head * WIDTH, (head + 1) * WIDTH)
             slope = moved(model, columns(layer.get_submodule(heads), places))
-            assert scores.heads[number, head] == pytest.approx(slope, rel=1e-4)
+            assert scores.heads[number, head] == pytest.approx(slope, rel=2e-3, abs=2e-3)
         for unit in (0, 17):
             slope = moved(model, columns(layer.get_submodule(inner), slice(unit, unit + 1)))
-            assert scores.feed_forward[number, unit] == pytest.approx(slope, rel=1e-4)
+            assert scores.feed_forward[number, unit] == pytest.approx(slope, rel=2e-3, abs=2e-3)
     slopes = [
         moved(model, unit_of(part, 5, before=before))
         for part, before in [(layers[0], True), *((p, False) for p in layers)]
     ]
-    assert scores.hidden[5] == pytest.approx(sum(slopes), rel=1e-4)
+    assert scores.hidden[5] == pytest.approx(sum(slopes), rel=2e-3, abs=2e-3)
 
 
 def unit_of(layer: nn.Module, unit: int, *, before: bool) -> Any:

@@ -12,7 +12,7 @@ from tutelage.models.calling import unwrapped
 from tutelage.models.shrinking.choice import layer_numbers
 from tutelage.models.shrinking.depth import cut_depth, model_layers
 from tutelage.models.shrinking.families import Family, expected_family
-from tutelage.models.shrinking.scores import Importance, scores_by_importance, scores_by_weights
+from tutelage.models.shrinking.scores import Importance, declared_axes, scores_by_importance, scores_by_weights
 from tutelage.models.shrinking.sizes import Sizes, sizes_of, smaller_sizes
 from tutelage.models.shrinking.width import best_units, cut_width
 
@@ -70,6 +70,9 @@ def shrink(
     family = expected_family(inner)
     now = sizes_of(inner.config, family)
     then = smaller_sizes(inner.config, family, hidden=hidden, heads=heads, feed_forward=feed_forward)
+    if then != now:
+        for name, values in inner.named_parameters():
+            declared_axes(inner, family, listed, name, values, now)
     smaller = cut_depth(inner, listed, kept, declared=layer_path is not None)
     return smaller if then == now else _narrowed(smaller, family, listed, kept, importance, now, then)
 

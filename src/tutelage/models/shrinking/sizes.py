@@ -56,7 +56,8 @@ def smaller_sizes(
     """
     now = sizes_of(config, family)
     for name, wanted in {"hidden": hidden, "heads": heads, "feed_forward": feed_forward}.items():
-        if wanted is not None and not 1 <= wanted <= (most := getattr(now, name)):
+        most = getattr(now, name)
+        if wanted is not None and not 1 <= wanted <= most:
             raise ModelError(f"{name} is to be {wanted:,}, expected 1 to {most:,}, which the model has")
     if family.tied and _own_width(config) is None:
         heads = _tied_heads(now, hidden, heads)
