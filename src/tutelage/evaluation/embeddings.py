@@ -79,11 +79,11 @@ def similarity_agreement(
 
     The *texts* are drawn again with replacement, alike for every seed, and a pair counts as often as its two texts'
     draws multiply to. Such a weight has three times the variance of a pair's own draw (Owen 2007), while a text that
-    pairs share is counted rightly; so twice the variance of a bootstrap over pairs is taken off, and no
-    less than that of a bootstrap over pairs is left. Variance between seeds joins as in `bootstrap_interval`, with
-    N − 1 degrees of freedom for the N texts that stand in a pair. A bootstrap over pairs alone is too narrow where
-    texts stand in many pairs; the tests show it. With few texts this one is too narrow as well: with
-    all pairs of 30 to 60 texts, 95% covered 84% to 92% in simulations; hold out some hundreds.
+    pairs share is counted rightly; so twice the variance of a bootstrap over pairs is taken off, and no less than
+    that of a bootstrap over pairs is left. Variance between seeds joins as in `bootstrap_interval`, with N − 1 degrees
+    of freedom for the N texts that stand in a pair. A bootstrap over pairs alone is too narrow where texts stand in
+    many pairs; the tests show it. With few texts this one is too narrow as well: with all pairs of 30 to 60 texts, 95%
+    covered 84% to 92% in simulations; hold out some hundreds.
 
     Args:
         teacher: cosines ``[P]``, of `pair_similarities`.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models import sentence_layout as layout
@@ -317,10 +317,9 @@ def _hidden_width(transformer: nn.Module) -> int:
 def _save_after(module: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(module, Dense):
-        linear = module.linear
-        layout.write_dense(
-            folder,
-            layout.DenseSettings(linear.in_features, linear.out_features, linear.bias is not None, module.activation),
-        )
         weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+        linear, bias = module.linear, "linear.bias" in weights
+        layout.write_dense(
+            folder, layout.DenseSettings(linear.in_features, linear.out_features, bias, module.activation)
+        )
         save_file(weights, folder / "model.safetensors")

@@ -118,8 +118,9 @@ def read_pooling(folder: Path) -> tuple[str, ...]:
     """
     config = read_json(folder / "config.json")
     named = config.get("pooling_mode")
+    modes: list[str]
     if named is None:
-        asked = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+        asked: list[str] = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
         modes = [POOLING_KEYS.get(key, key.removeprefix("pooling_mode_")) for key in asked]
         modes = sorted(modes, key=lambda mode: POOLINGS.index(mode) if mode in POOLINGS else len(POOLINGS)) or ["mean"]
     else:

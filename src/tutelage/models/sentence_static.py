@@ -60,7 +60,8 @@ class StaticEncoder(nn.Module):
                 "rows, one for each token of the tokenizer: a token without a vector would stop the first batch that "
                 "has it; make the table for this tokenizer"
             )
-        self.table = nn.Embedding(*table.shape)
+        rows, self.width = table.shape
+        self.table = nn.Embedding(rows, self.width)
         with torch.no_grad():
             self.table.weight.copy_(table)
         self.embedding = nn.Identity()
@@ -68,7 +69,6 @@ class StaticEncoder(nn.Module):
         self.normalise = normalise
         self.notes = tuple(notes)
         self.max_length = None
-        self.width = int(table.shape[1])
         left_out_V = torch.zeros(len(table), dtype=torch.bool)
         left_out_V[special_ids(tokenizer)] = True
         self.left_out_V: Tensor
