@@ -154,7 +154,7 @@ def _texts(section: StageDataSection | None, folder: Path, splits: Splits) -> Se
 
 
 def _as_texts(inputs: RawInputs, whose: str) -> Sequence[str]:
-    if isinstance(inputs, Sequence) and all(isinstance(text, str) for text in inputs):
+    if isinstance(inputs, Sequence):
         return inputs
     raise ConfigError(
         f"{whose} a {type(inputs).__name__}, expected texts: there are no words to hide in anything else; name one column of texts"

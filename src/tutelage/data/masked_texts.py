@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -39,10 +40,10 @@ def masked_texts(texts: Sequence[str], view: MaskedTokens, seed: int = 0) -> Tra
     labels_BT = torch.full((len(texts), max(width, 2)), NO_LABEL, dtype=torch.int64)
     for start, part in zip(range(0, len(texts), _READ_TOGETHER), parts, strict=True):
         labels_BT[start : start + len(part), : part.shape[1]] = part
-    kept = (labels_BT != NO_LABEL).any(dim=1).nonzero()[:, 0]
-    if len(kept) == 0:
+    kept = (labels_BT != NO_LABEL).any(dim=1)
+    if not bool(kept.any()):
         raise DataError(
             f"in none of {len(texts):,} texts is there a token to hide: they are empty, or in a script that the tokenizer does not know; "
             "give other texts, or the tokenizer of a model that reads them"
         )
-    return TransferSet([texts[row] for row in kept.tolist()], labels_BT[kept], student_view=view, seed=seed)
+    return TransferSet(list(compress(texts, kept.tolist())), labels_BT[kept], student_view=view, seed=seed)
