@@ -126,8 +126,6 @@ def _decoded(numbers: Ints, texts: int) -> tuple[Ints, Ints]:
     row = np.arange(texts, dtype=np.int64)
     starts = row * (2 * texts - row - 1) // 2
     first = np.searchsorted(starts, numbers, side="right") - 1
-    # the last row starts where the one before it ends, and has no pair of its own
-    first = np.minimum(first, texts - 2)
     return first, numbers - starts[first] + first + 1
 
 
