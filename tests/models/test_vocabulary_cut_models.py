@@ -248,7 +248,8 @@ def test_a_model_that_cannot_be_cut():
         cut_vocabulary(nn.Linear(2, 2), tokenizer, TEXTS)
     with pytest.raises(ModelError, match="before adapters are put into it"):
         cut_vocabulary(with_lora(copy.deepcopy(model_of("llama")[0])), tokenizer_of("llama2"), TEXTS)
-    vision = ViTModel(ViTConfig(**{**SMALL, "image_size": 8, "patch_size": 4}))
+    pictures: dict[str, Any] = {**SMALL, "image_size": 8, "patch_size": 4}
+    vision = ViTModel(ViTConfig(**pictures))
     with pytest.raises(ModelError, match="reads no tokens"):
         cut_vocabulary(vision, tokenizer, TEXTS)
     marian = MarianMTModel(MarianConfig(**_BART, vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0))

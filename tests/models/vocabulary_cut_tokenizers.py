@@ -39,7 +39,7 @@ def _bert() -> Any:
     return BertTokenizer(vocab=json.loads(made.to_str())["model"]["vocab"])
 
 
-def _byte_level(special: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _byte_level(special: list[str]) -> tuple[dict[str, int], Any]:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -59,7 +59,8 @@ def _roberta() -> Any:
 def _gpt2() -> Any:
     vocabulary, merges = _byte_level([])
     made = GPT2Tokenizer(vocab=vocabulary, merges=merges)  # its end of text is added behind the others
-    made.add_tokens(["<tool>", AddedToken("<|im_end|>", special=True)])
+    added: Any = ["<tool>", AddedToken("<|im_end|>", special=True)]
+    made.add_tokens(added)
     return made
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def cut_vocabulary(model: Any, tokenizer: Any, texts: Sequence[str], *, keep: It
     expect_known(description["model"])
     model = None if model is None else unwrapped(model)
     by_model = set[int]() if model is None else named_tokens(model)
-    numbers = _numbers(before)
+    numbers = _numbers(tokenizer)
     names = {number: piece for piece, number in numbers.items()}
     needed = _kept_anyway(before, description, numbers, keep) | _used(before, description["model"], names, texts)
     needed |= {names[number] for number in by_model if number in names}
@@ -86,12 +86,11 @@ def cut_vocabulary(model: Any, tokenizer: Any, texts: Sequence[str], *, keep: It
     kept = [*(numbers[piece] for piece in order), *sorted(by_model - names.keys())]
     _expect_rows(model, kept, names)
     cut = _with_backend(before, smaller, order)
-    _expect_same(before, cut, texts, kept, "")
-    _expect_same(before, _read_again(cut), texts, kept, ", once it is saved and read again")
+    _expect_same(before, {"": cut, ", once it is saved and read again": _read_again(cut)}, texts, kept)
     return VocabularyCut(None if model is None else with_rows(model, kept), cut, kept)
 
 
-def _expect_texts(texts: Sequence[str]) -> None:
+def _expect_texts(texts: Sequence[Any]) -> None:
     """Refuse none, or one text in place of many, whose letters would be taken for texts."""
     if isinstance(texts, str):
         got = "the letters of one text"
@@ -211,14 +210,16 @@ def _expect_rows(model: Any, kept: list[int], names: dict[int, str]) -> None:
     )
 
 
-def _expect_same(before: Any, after: Any, texts: Sequence[str], kept: list[int], when: str) -> None:
-    """Refuse a tokenizer that splits a text otherwise than into the same pieces."""
+def _expect_same(before: Any, smaller: Mapping[str, Any], texts: Sequence[str], kept: list[int]) -> None:
+    """Refuse a tokenizer, each under the words that say when it is used, that splits a text otherwise than into the same pieces."""
     new_numbers = {old: new for new, old in enumerate(kept)}
     for batch in _batches(texts):
-        for text, old, new in zip(batch, _split(before, batch), _split(after, batch), strict=True):
-            if [new_numbers.get(number) for number in old] != new:
-                shown = text if len(text) <= 80 else f"{text[:80]}…"
-                raise ModelError(
-                    f"the smaller tokenizer splits {shown!r} into {after.convert_ids_to_tokens(new)[:12]}{when}, expected "
-                    f"{before.convert_ids_to_tokens(old)[:12]} as before: the model would read something else; leave it whole"
-                )
+        expected = _split(before, batch)
+        for when, after in smaller.items():
+            for text, old, new in zip(batch, expected, _split(after, batch), strict=True):
+                if [new_numbers.get(number) for number in old] != new:
+                    shown = text if len(text) <= 80 else f"{text[:80]}…"
+                    raise ModelError(
+                        f"the smaller tokenizer splits {shown!r} into {after.convert_ids_to_tokens(new)[:12]}{when}, expected "
+                        f"{before.convert_ids_to_tokens(old)[:12]} as before: the model would read something else; leave it whole"
+                    )

@@ -207,7 +207,8 @@ def _narrowed_model(model: Json, order: list[str], numbers: dict[str, int]) -> J
         }
     smaller = {**model, "vocab": {piece: numbers[piece] for piece in order}}
     if model["type"] == "BPE":
-        smaller["merges"] = [pair for pair in model["merges"] if kept.issuperset([*pair, _merged(*pair, model)])]
+        merges = [(left, right) for left, right in model["merges"]]
+        smaller["merges"] = [pair for pair in merges if kept.issuperset([*pair, _merged(*pair, model)])]
     return smaller
 
 
