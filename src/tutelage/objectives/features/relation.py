@@ -16,7 +16,7 @@ from tutelage.signals import Rows
 
 #: Relations are formed at some heads at a time, about this many numbers in all: on a CPU so that the half-dozen passes
 #: over them stay in its caches, on an accelerator so that heads × T² of a whole batch are never in memory together.
-_CPU_SLICE, _DEVICE_SLICE = 1 << 20, 1 << 25
+_CPU_SLICE, _DEVICE_SLICE = 1 << 18, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,25 @@ class _Apart(torch.autograd.Function):
         parts, tokens = real_ZT.shape
         step = max(1, (_CPU_SLICE if student_ZTd.device.type == "cpu" else _DEVICE_SLICE) // max(1, tokens**2))
         total = student_ZTd.new_zeros(())
-        gradient_ZTd = torch.zeros_like(student_ZTd)
+        gradient_ZTd = torch.empty_like(student_ZTd)
         root = math.sqrt(student_ZTd.shape[-1])
         itself_TT = torch.eye(tokens, dtype=torch.bool, device=real_ZT.device)
+        all_real = bool(real_ZT.all())
         for start in range(0, parts, step):
             at = slice(start, start + step)
             # a padded token relates to itself alone, for the softmax to have something; its row counts for nothing
-            blocked = ~(real_ZT[at, None, :] | itself_TT)
+            blocked = None if all_real else ~(real_ZT[at, None, :] | itself_TT)
             log_q, log_p = (_log_relations(side[at], blocked) for side in (student_ZTd, teacher_ZTd))
             p, q = log_p.exp(), log_q.exp()
+            apart = log_p.sub_(log_q)
+            if blocked is not None:
+                apart.masked_fill_(blocked, 0.0)
             share = real_ZT[at] * share_Z1[at]
-            total += ((p * (log_p - log_q).masked_fill_(blocked, 0.0)).sum(-1) * share).sum()
+            total += (apart.mul_(p).sum(-1) * share).sum()
             # at the student's scores the gradient of a row's KL is q − p, and its tokens are both factors of them
-            slope = (q - p).mul_(share[..., None] / root)
-            gradient_ZTd[at] = (slope + slope.mT) @ student_ZTd[at]
+            slope = q.sub_(p).mul_(share[..., None] / root)
+            own = student_ZTd[at]
+            torch.baddbmm(slope @ own, slope.mT, own, out=gradient_ZTd[at])
         ctx.save_for_backward(gradient_ZTd)
         return total
 
@@ -153,6 +158,8 @@ class _Apart(torch.autograd.Function):
         return grad * gradient_ZTd, None, None, None
 
 
-def _log_relations(parts_ZTd: Tensor, blocked_ZTT: Tensor) -> Tensor:
-    scores_ZTT = parts_ZTd @ parts_ZTd.mT / math.sqrt(parts_ZTd.shape[-1])
-    return scores_ZTT.masked_fill_(blocked_ZTT, -torch.inf).log_softmax(-1)
+def _log_relations(parts_ZTd: Tensor, blocked_ZTT: Tensor | None) -> Tensor:
+    scores_ZTT = (parts_ZTd / math.sqrt(parts_ZTd.shape[-1])) @ parts_ZTd.mT
+    if blocked_ZTT is not None:
+        scores_ZTT.masked_fill_(blocked_ZTT, -torch.inf)
+    return scores_ZTT.log_softmax(-1)
