@@ -305,7 +305,10 @@ def test_an_unknown_template_is_named_with_those_there_are(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     left = tutelage("init", "digit")
-    assert (left.code, left.err) == (2, "error: there is no template 'digit'; there are digits, fashion_mnist, language_model\n")
+    assert (left.code, left.err) == (
+        2,
+        "error: there is no template 'digit'; there are digits, fashion_mnist, language_model\n",
+    )
 
 
 def test_report_makes_the_page_anew(finished: Any, tmp_path: Path, tutelage: Any) -> None:

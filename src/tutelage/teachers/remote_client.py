@@ -165,9 +165,10 @@ class RemoteClient:
                     "%s: %s; trying again in %.1f s (%d of %d)", asked, failure, wait, attempt + 1, self._retries
                 )
                 _sleep(wait)
+        times = f" {self._retries + 1} times, at last" if self._retries else ""
         raise TeacherError(
-            f"{asked} failed{f' {self._retries + 1} times, at last' if self._retries else ''} with: {failure}. What was stored before is kept, "
-            "and the same command goes on from there: start the server again, or look whether the URL is its own; raise timeout or retries for a slow one"
+            f"{asked} failed{times} with: {failure}. What was stored before is kept, and the same command goes on from there: start the "
+            "server again, or look whether the URL is its own; raise timeout or retries for a slow one"
         )
 
     def _attempt(self, method: str, path: str, body: bytes | None, asked: str) -> Answer | _Failure:
