@@ -216,7 +216,10 @@ def test_what_was_written_kept_and_learnt() -> None:
     ]
     assert "temperature 0.7, top-p 0.95, at most 48 tokens, seed 3" in found.one("generated")
     transfer = found.cells("The transfer set")
-    assert "Cut at the longest length | 31, of all splits together: what was cut off, and their end, is not taught" in transfer
+    assert (
+        "Cut at the longest length | 31, of all splits together: what was cut off, and their end, is not taught"
+        in transfer
+    )
     assert any(row.startswith("Supervised tokens | 84,211") for row in transfer)
     assert "29.4 tokens as the student sees them; 71.4 tokens as the teacher sees them" in found.one("transfer")
     record = shortened()
