@@ -1,6 +1,8 @@
 """Studies whose students are cut from their teacher: run, gone on with, opened again, planned, inspected, swept and exported."""
 
 import json
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from tutelage.config import load_config
 from tutelage.config.reopening import reopen
 from tutelage.config.searching import build_search
 from tutelage.errors import CheckpointError, TutelageError
-from tutelage.studies import Silent, export_student, open_run
+from tutelage.evaluation import measure_cost
+from tutelage.studies import Silent, export_student, open_run, recording
 from tutelage.studies.arm import build_seeded, weights_digest
 from tutelage.studies.inspecting import inspect_teacher
 from tutelage.studies.planning import plan_study
@@ -23,6 +26,14 @@ from tutelage.studies.sweeping import run_sweep
 
 ARMS = """study.arms=[kd, scratch, {random: {objective: [{term: cross_entropy}], student: {initial: random}}},
   {small: {student: {layers: 1, vocabulary: used}}}]"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _timed_shortly() -> Generator[None]:
+    """No latency is asked about here, and each run would measure it for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "measure_cost", partial(measure_cost, seconds=0.05))
+        yield
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

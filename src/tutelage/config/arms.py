@@ -108,8 +108,8 @@ class Company:
         with naming(where):
             objective = objective_from_config(section.objective) if section.objective is not None else None
         made = self.starts.of(section, where)
-        plain = is_plain(section) and section.model is not None
-        facts = own_facts(section.model, self.config, self.folder) if plain else self._facts_of(section, made)  # pyright: ignore[reportArgumentType]  # plain ones have a model
+        own = section.model if is_plain(section) else None
+        facts = self._facts_of(section, made) if own is None else own_facts(own, self.config, self.folder)
         with naming(where):
             return Assistant(
                 section.name,
@@ -119,7 +119,7 @@ class Company:
                 section.seed,
                 facts,
                 self._view_beside(made),
-                None if plain else made.start,
+                made.start if own is None else None,
             )
 
     def _facts_of(self, section: AssistantSection, made: Made) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     starts = Starts(config, folder, splits.train, tokenizer, seen)
     student = starts.of(config.student, "student")
     company = Company(config, folder, starts, student, seen)
+    own = config.student.model if is_plain(config.student) else None
     return Study(
         splits=splits if student.view is None else splits_with(splits, student.view),
         student=student.maker,
@@ -82,7 +83,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         seeds=config.study.seeds,
         arms=arms,
         extra_arms=company.arms(),
-        start=None if is_plain(config.student) else student.start,
+        start=student.start if own is None else None,
         stage=build_stage(config.stage, folder, splits=splits, tokenizer=tokenizer),
         label_smoothing=config.study.label_smoothing,
         gates=Gates(**config.gates.model_dump()),
@@ -97,7 +98,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         command=command,
         config_folder=folder,
         # of a model that was cut, the code makes the whole one
-        student_source=model_source(config.student.model, folder) if is_plain(config.student) else None,
+        student_source=None if own is None else model_source(own, folder),
     )
 
 

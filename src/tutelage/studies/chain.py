@@ -80,7 +80,7 @@ class Assistant:
                 f"an assistant is called {self.name!r}, the name of an end of the chain: the record could not tell the two; call it by "
                 "its size, such as 'middle'"
             )
-        if isinstance(self.model, nn.Module) or not (callable(self.model) or isinstance(self.model, FromTeacher)):
+        if isinstance(self.model, nn.Module) or not (isinstance(self.model, FromTeacher) or callable(self.model)):
             raise ConfigError(
                 f"the model of the assistant {self.name!r} is a {type(self.model).__name__}, expected a function that makes a fresh one; "
                 "a model that is trained already needs no chain: make it the teacher"

@@ -207,14 +207,11 @@ def _telling_rows(train: TransferSet) -> Tensor:
     if train.teacher_view is None or len(train) < 2:
         return first
     batch: Any = train.batch(torch.arange(min(_LOOKED_AT, len(train))))
-    masks = [
-        each.get("attention_mask") if isinstance(each, Mapping) else None
-        for each in (batch["student"], batch["teacher"])
-    ]
-    if any(mask is None for mask in masks):
+    masks = [each.get("attention_mask") for each in (batch["student"], batch["teacher"]) if isinstance(each, Mapping)]
+    mine, theirs = masks if len(masks) == 2 else (None, None)
+    if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
         return first
-    mine, theirs = (mask.sum(dim=1) for mask in masks)
-    apart = (mine - theirs).abs()
+    apart = (mine.sum(dim=1) - theirs.sum(dim=1)).abs()
     if int(apart.max()) == 0:
         return first
     told = int(apart.argmax())
