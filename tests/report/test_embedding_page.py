@@ -82,7 +82,7 @@ def test_the_worst_tasks_stand_first() -> None:
     ids = [attrs["id"] for tag, attrs in found.elements if tag == "section" and attrs.get("id")]
     assert ids.index("tasks") == ids.index("verdict") + 1
     rows = found.cells("The 20 worst tasks")
-    assert rows[1] == "noun.0 | 120 | 0.840 | 69.0% | 80.0% | +11.0 points8.0 to 14.0"
+    assert rows[1] == "noun.0 | 120 | 0.840 | 69.0% | 80.0% | +11.0 points+8.0 to +14.0"
     assert len(rows) == 21
     assert found.cells("Tasks that lose less")[1].startswith("noun.20 | 120")
     assert "tasks" not in [attrs.get("id") for tag, attrs in page(plain()).elements if tag == "section"]

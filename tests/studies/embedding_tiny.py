@@ -22,11 +22,11 @@ MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 KINDS = ("animal", "food", "place")
 FILLERS = ["old", "new", "big", "small", "warm", "cold", "red", "blue"]
 WORDS = [f"{kind[0]}{letter}" for kind in KINDS for letter in "abcdefghij"]
-VOCABULARY = [*MARKS, *FILLERS, *WORDS]
+VOCABULARY = [*MARKS, *FILLERS, *WORDS, "never", "said"]
 TRAINING: dict[str, Any] = {
     "num_train_epochs": 6,
     "per_device_train_batch_size": 16,
-    "learning_rate": 0.01,
+    "learning_rate": 0.005,
     "lr_scheduler_type": "constant",
     "logging_steps": 5,
     "eval_strategy": "epoch",
@@ -54,13 +54,16 @@ def bert(seed: int = 3, *, layers: int = 2, width: int = 16) -> BertModel:
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=32,
-        initializer_range=0.3,
+        initializer_range=0.15,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BertModel(config).eval()
+        made = BertModel(config).eval()
+        # words must show in a text's embedding: of layers alone it would be noise, which nobody learns from a few texts
+        made.embeddings.word_embeddings.weight.data.normal_()
+    return made
 
 
 def encoder(seed: int = 3, **sizes: int) -> SentenceEncoder:

@@ -52,15 +52,21 @@ def load_classifier_config(path: Path, overrides: Sequence[str] = (), *, instead
     Args:
         path: the YAML file.
         overrides: as there.
-        instead: what to do with a language model or an encoder, for the message.
+        instead: what to do with a language model, for the message.
 
     Raises:
         ConfigError: a mistake, or a config of another task.
     """
     config = load_config(path, overrides)
-    if isinstance(config, LanguageConfig | EmbeddingConfig):
-        what = "a language model" if isinstance(config, LanguageConfig) else "a sentence encoder"
-        raise ConfigError(f"{path} is about {what} (task: {config.task}), and this works on classifiers: {instead}")
+    if isinstance(config, EmbeddingConfig):
+        raise ConfigError(
+            f"{path} is about a sentence encoder (task: embedding), and this works on classifiers: `tutelage run` trains and measures it, "
+            "and leaves students in folders that are served as they are"
+        )
+    if isinstance(config, LanguageConfig):
+        raise ConfigError(
+            f"{path} is about a language model (task: language_model), and this works on classifiers: {instead}"
+        )
     return config
 
 

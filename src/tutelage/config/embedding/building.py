@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tutelage.config.embedding.checking import arms_of
 from tutelage.config.embedding.models import load_teacher, pupil_of
-from tutelage.config.embedding.schema import EmbeddingArmSection, EmbeddingConfig
+from tutelage.config.embedding.schema import EmbeddingArmSection, EmbeddingConfig, RetrievalSection
 from tutelage.config.embedding.texts import read_texts
 from tutelage.config.models import facts_of, naming
 from tutelage.objectives import objective_from_config
@@ -31,7 +31,6 @@ def build_embedding_study(config: EmbeddingConfig, folder: Path, command: str) -
     teacher = load_teacher(config.teacher, folder)
     making = Making(teacher, data.train.texts, config.data.max_length)
     arms = {name: _arm(name, arm, making, folder) for name, arm in own.items()}
-    k = config.retrieval.k if config.retrieval is not None else None
     return EmbeddingStudy(
         data=data,
         teacher=teacher,
@@ -43,7 +42,7 @@ def build_embedding_study(config: EmbeddingConfig, folder: Path, command: str) -
         extra_arms=arms,
         max_length=config.data.max_length,
         pairs=config.similarity.pairs,
-        **({"ks": k} if k is not None else {}),
+        ks=(config.retrieval or RetrievalSection()).k,
         gates=EmbeddingGates(**config.gates.model_dump()),
         title=config.title or folder.resolve().name,
         config=config.resolved(),

@@ -81,7 +81,8 @@ def encode(
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             some = [texts[index] for index in order[start : start + batch_size]]
-            parts.append(model(**on_device(as_inputs(view, some), device))["logits"].float().cpu())
+            inputs: Any = on_device(as_inputs(view, some), device)
+            parts.append(model(**inputs)["logits"].float().cpu())
             if done is not None:
                 done(min(start + batch_size, len(order)))
     model.train(was_training)

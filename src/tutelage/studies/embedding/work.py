@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tutelage.data import Tokenise, content_ids
 from tutelage.errors import ConfigError, DataError, TutelageError
-from tutelage.evaluation.surgery import surgery_table
 from tutelage.models.saving import save_student
 from tutelage.models.sentence import SentenceEncoder
 from tutelage.objectives import Objective
@@ -22,7 +21,7 @@ from tutelage.objectives.embeddings import wants_pca, with_pca
 from tutelage.objectives.pca import PCA
 from tutelage.studies.arm import Progress, build_seeded, weights_digest
 from tutelage.studies.embedding.arms import Pupil, expect_embeddings_alone
-from tutelage.studies.embedding.costing import Deployed, embedding_costs, sample
+from tutelage.studies.embedding.costing import Deployed, cut_table, embedding_costs, sample
 from tutelage.studies.embedding.data import TextSplit
 from tutelage.studies.embedding.encoding import EmbeddingModel, as_inputs, encode, token_count, tokenizer_digest
 from tutelage.studies.embedding.measuring import LEAST_TEXTS, Exam
@@ -139,7 +138,9 @@ class Work:
     def costs(self) -> tuple[dict[str, Json], dict[str, Json]]:
         """What every model costs as it is shipped (the judged arm's as ``student``), and what was kept of those that were cut."""
         study = self.study
-        made = {arm: build_seeded(pupil.make, study.seed_list[0]) for arm, pupil in study.pupils.items()}
+        made: dict[str, Any] = {
+            arm: build_seeded(pupil.make, study.seed_list[0]) for arm, pupil in study.pupils.items()
+        }
         models = {TEACHER: Deployed(EmbeddingModel(study.teacher), self.asked.view)}
         for arm, encoder in made.items():
             view = self.view(arm, study.pupils[arm])
@@ -151,7 +152,7 @@ class Work:
         for arm, encoder in made.items():
             cut = study.pupils[arm].cut and isinstance(encoder, SentenceEncoder)
             if cut and isinstance(study.teacher, SentenceEncoder):
-                tables[arm] = surgery_table(
+                tables[arm] = cut_table(
                     study.teacher.transformer,
                     encoder.transformer,
                     inputs,
