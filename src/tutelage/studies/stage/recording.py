@@ -43,7 +43,7 @@ def stage_record(plan: StagePlan, run: Path, seeds: Sequence[int], of: Sequence[
 def _student(run: Path, seeds: Sequence[int], of: str | None) -> Json:
     folders = [student_folder(run, seed, of) for seed in seeds]
     records = [_finished(folder) for folder in folders]
-    rows = [
+    rows: list[Json] = [
         {**{name: record[name] for name in _KEPT}, "folder": folder.relative_to(run).as_posix()}
         for record, folder in zip(records, folders, strict=True)
     ]

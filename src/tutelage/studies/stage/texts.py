@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import compress
 from typing import Any
 
 import torch
@@ -74,9 +75,7 @@ class StageTexts:
         free = torch.ones_like(ids, dtype=torch.bool) if apart_from is None else ~torch.isin(ids, apart_from)
         share = min(validation, MOST_VALIDATION / max(len(ids[free].unique()), 1))
         measured = Draws(seed, 0, ids).uniform("stage, validation")[:, 0] < share
-        parts = [
-            [texts[row] for row in chosen.nonzero()[:, 0].tolist()] for chosen in (free & ~measured, free & measured)
-        ]
+        parts = [list(compress(texts, chosen.tolist())) for chosen in (free & ~measured, free & measured)]
         if not all(parts):
             apart = int((~free).sum())
             held = f", {apart:,} of them the task's own validation or test examples" if apart else ""
