@@ -102,9 +102,6 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "smollm3": SmolLM3Config(**_LLAMA, no_rope_layers=[1, 0, 1, 1]),
 }
 
-#: For each family, one model of each kind of head, those with a head for every token first.
-_ENCODER = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
-_DECODER = ("CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 _NAMES = {
     "bert": "Bert",
     "roberta": "Roberta",
@@ -123,35 +120,34 @@ _NAMES = {
 }
 DECODERS = ("llama", "llama-tied", "mistral", "qwen2", "qwen3", "smollm3")
 
-#: (family, class), the classes that people fine-tune and distil.
+_HEADS = {
+    **dict.fromkeys(
+        ("bert", "roberta", "distilbert", "modernbert"),
+        ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice"),
+    ),
+    **dict.fromkeys(("xlm-roberta", "camembert", "modernbert-biased"), ("MaskedLM", "SequenceClassification")),
+    "vit": ("ImageClassification", "MaskedImageModeling"),
+    "llama": ("CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering"),
+    **dict.fromkeys(("llama-tied", "mistral", "qwen2", "qwen3", "smollm3"), ("CausalLM",)),
+}
+
+#: (family, class): the classes that people fine-tune and distil.
 MODELS = [
-    *[
-        (family, f"{_NAMES[family]}For{head}")
-        for family in _NAMES
-        if family not in (*DECODERS, "vit")
-        for head in _ENCODER
-    ],
-    *[(family, f"{_NAMES[family]}For{head}") for family in DECODERS for head in _DECODER],
-    *[(family, f"{_NAMES[family]}Model") for family in _NAMES],
+    *[(family, f"{_NAMES[family]}For{head}") for family, heads in _HEADS.items() for head in heads],
+    *[(family, f"{_NAMES[family]}Model") for family in ("bert", "roberta", "distilbert", "modernbert", "vit", "llama")],
     ("bert", "BertForPreTraining"),
     ("bert", "BertForNextSentencePrediction"),
-    ("vit", "ViTForImageClassification"),
-    ("vit", "ViTForMaskedImageModeling"),
 ]
 
 #: One of each family, with a head that reads everything.
-ONE_EACH = [
-    *[(family, f"{_NAMES[family]}ForMaskedLM") for family in _NAMES if family not in (*DECODERS, "vit")],
-    ("vit", "ViTForImageClassification"),
-    *[(family, f"{_NAMES[family]}ForCausalLM") for family in DECODERS],
-]
+ONE_EACH = [(family, f"{_NAMES[family]}For{heads[0]}") for family, heads in _HEADS.items()]
 
 
 def make(family: str, kind: str, *, seed: int = 0, **changes: Any) -> Any:
     """A model in eval mode; every parameter is random, norms' and biases too, so that a wrong place shows."""
-    if "QuestionAnswering" in kind:
-        changes["num_labels"] = 2
     config = type(CONFIGS[family]).from_dict({**CONFIGS[family].to_dict(), **changes})
+    if "QuestionAnswering" in kind:
+        config.num_labels = 2
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from language_helpers import language_model
-from shrink_models import HIDDEN, LAYERS, ONE_EACH, expect_equal, make, outputs_of, reloaded
+from shrink_models import LAYERS, ONE_EACH, expect_equal, make, outputs_of, reloaded
 from torch import Tensor, nn
 from transformers import (
     BartConfig,
@@ -158,6 +158,12 @@ def test_a_model_without_its_pooler(kind: Any):
     expect_equal(outputs_of(shrink(model)), outputs_of(model))
 
 
+class ScaledByItsWidth(LlamaForCausalLM):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.scale = float(config.hidden_size) ** 0.5
+
+
 def bart_logits(model: Any) -> Tensor:
     with torch.no_grad():
         return model.eval()(input_ids=_BART_IDS, decoder_input_ids=_BART_IDS).logits
@@ -262,9 +268,8 @@ def test_widths_that_do_not_fit_are_refused():
     llama = make("llama", "LlamaForCausalLM")
     with pytest.raises(ModelError, match=r"written and not read again: .*multiple"):
         shrink(llama, hidden=30)
-    llama.model.embed_scale = HIDDEN**0.5
-    with pytest.raises(ModelError, match=r"model\.embed_scale None where it has 5\.65"):
-        shrink(llama, feed_forward=8)
+    with pytest.raises(ModelError, match=r"would have scale 4\.0 where it has 5\.65"):
+        shrink(ScaledByItsWidth(llama.config), hidden=16)
     scores = Importance(layers=torch.ones(LAYERS), heads=torch.ones(LAYERS, 3))
     bert = make("bert", "BertForMaskedLM")
     with pytest.raises(ModelError, match=r"importance of heads has shape \(4, 3\), expected \(4, 4\)"):

@@ -113,6 +113,11 @@ def silence(model: Any, heads: dict[int, list[int]], inner: dict[int, list[int]]
             values[:, inner[number(module)]] = 0.0
 
 
+def said(model: Any) -> dict[str, Any]:
+    """All of its config but where it came from."""
+    return {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+
+
 def tied_weights(model: Any) -> set[str]:
     """Names of parameters that are another one as well."""
     return {name for name, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
@@ -165,10 +170,10 @@ def test_nothing_cut_is_the_same_bit_for_bit(family: str, kind: str):
     """A student made from its teacher would begin elsewhere than where it is said to; or it would be the teacher itself."""
     model = make(family, kind).requires_grad_(False)
     before = {name: values.clone() for name, values in model.state_dict().items()}
-    config, draws = model.config.to_dict(), torch.get_rng_state()
+    config, draws = said(model), torch.get_rng_state()
     for copied in (shrink(model), shrink(model, layers=LAYERS, hidden=HIDDEN, heads=HEADS, feed_forward=FEED_FORWARD)):
         expect_equal(outputs_of(copied), outputs_of(model))
-        assert {name: value for name, value in copied.config.to_dict().items() if name != "_name_or_path"} == config
+        assert said(copied) == config
         assert all(values.requires_grad for values in copied.parameters())
         assert not copied.training
         with torch.no_grad():
@@ -179,7 +184,7 @@ def test_nothing_cut_is_the_same_bit_for_bit(family: str, kind: str):
         for values in narrow.parameters():
             values.zero_()
     assert torch.equal(torch.get_rng_state(), draws)
-    assert model.config.to_dict() == config
+    assert said(model) == config
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 

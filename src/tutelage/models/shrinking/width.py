@@ -101,7 +101,8 @@ def _expect_same_settings(model: nn.Module, smaller: nn.Module) -> None:
             if name.startswith("_") or name == "training" or type(value) not in (bool, float, str):
                 continue
             if (got := vars(here[at]).get(name)) != value:
+                setting = f"{at}.{name}".lstrip(".")
                 raise ModelError(
-                    f"{type(model).__name__} would have {at}.{name} {got!r} where it has {value!r}: it follows from the width, and what "
-                    "is left would no longer be what the model was; nothing was cut; build the narrower model in a function of your own"
+                    f"{type(model).__name__} would have {setting} {got!r} where it has {value!r}: it follows from the width, and what is "
+                    "left would no longer be what the model was; nothing was cut; build the narrower model in a function of your own"
                 )
