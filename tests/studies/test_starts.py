@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from encoder_project import CONFIG, LAYERS, TRAINED, built, project
-from masked_tiny import masked, tokenizer
+from masked_tiny import SYLLABLES, masked, tokenizer
 from tutelage.config import load_config
 from tutelage.config.reopening import reopen
 from tutelage.config.searching import build_search
@@ -287,6 +287,20 @@ def test_tokenizers_that_differ_are_refused_for_terms_on_tokens(with_two_tokeniz
     )
     with pytest.raises(TutelageError, match="arm 'kd'"):
         study.run(path.parent / "run")
+
+
+def test_tokenizers_that_differ_in_one_syllable_alone_are_refused_too(tmp_path: Path) -> None:
+    """The first examples may be cut alike by chance: the run would end at the first word that is not, hours later."""
+    path = project(tmp_path)
+    texts = list(built(path).splits.train.inputs)
+    first = "".join(texts[:2]).replace(" ", "")
+    pairs = [word for text in texts for word in text.split() if len(word) == 4]
+    lacking = next(word[:2] for word in pairs if all(first[at : at + 2] != word[:2] for at in range(0, len(first), 2)))
+    tokenizer([syllable for syllable in SYLLABLES if syllable != lacking]).save_pretrained(tmp_path / "other")
+    hint = "objective=[{term: kl}, {term: hint, student: hidden_states.1, teacher: hidden_states.2}]"
+    with pytest.raises(TutelageError, match="arm 'kd'"):
+        built(path, OTHER, hint).run(tmp_path / "run")
+    assert not (tmp_path / "run" / "kd").exists()
 
 
 def test_tokenizers_that_differ_are_fine_for_terms_on_whole_texts(with_two_tokenizers: Path) -> None:
