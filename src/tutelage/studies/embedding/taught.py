@@ -122,7 +122,8 @@ def kept_embeddings(asked: Asked, folder: Path, progress: Progress) -> KeptEmbed
     values: list[Tensor] = []
     sure = [_read_part(folder, manifest, number, part) for number, part in enumerate(parts)]
     before = sum(len(part) for part, known in zip(parts, sure, strict=True) if known is not None)
-    progress.started("the teacher's embeddings", len(texts), before)
+    if before < len(texts):
+        progress.started("the teacher's embeddings", len(texts), before)
     for number, part in enumerate(parts):
         known = sure[number]
         if known is None:

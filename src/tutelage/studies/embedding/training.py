@@ -158,6 +158,7 @@ def _measured(
     }
     if done is not None:
         compare_fingerprints(done[1], facts, plan.folder)
+        progress.finished(plan.name, "done in an earlier run")
         return done[0]
     progress.started(plan.name, 1, 0)
     test = encode(student, plan.view, plan.test.texts).numpy()
