@@ -143,6 +143,8 @@ def test_the_precision_stays():
     assert smaller.lm_head.weight.dtype is torch.bfloat16
     assert smaller.model.norm.weight.dtype is torch.float32
     assert smaller.model.rotary_emb.inv_freq.dtype is torch.float32
+    rounded = language_model("llama", dtype=torch.bfloat16)
+    assert shrink(rounded).model.rotary_emb.inv_freq.dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", [BertModel, ViTModel])

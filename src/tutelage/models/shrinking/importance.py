@@ -127,25 +127,21 @@ def _contributions(model: Any, batch: Inputs, loss: Loss | None, seen: _Seen) ->
     batch = on_device(batch, model.device)
     output = run_model(model, batch)
     total = (loss or _own_loss)(output, batch)
-    parts = [(key, values) for key, several in seen.items() for values in several]
-    grads = torch.autograd.grad(total, [values for _, values in parts], allow_unused=True)
-    gradient = {
-        (key, id(values)): torch.zeros_like(values) if grad is None else grad
-        for (key, values), grad in zip(parts, grads, strict=True)
-    }
+    parts = [
+        (what, number, values)
+        for (what, number), several in seen.items()
+        for values in several
+        if what != "before" or number == 0  # later, it is what came out of the layer before
+    ]
+    grads = torch.autograd.grad(total, [values for *_, values in parts], materialize_grads=True)
     found: dict[tuple[str, int], Tensor] = {}
-    for key, several in seen.items():
-        what, number = key
-        for values in several:
-            if what == "before" and number > 0:
-                continue  # it is what came out of the layer before
-            grad = gradient[key, id(values)]
-            name = "hidden" if what in ("before", "after") else what
-            slot = (name, number + 1 if what == "after" else number)
-            so_far = found.get(slot, torch.zeros((), dtype=torch.float64, device=grad.device))
-            found[slot] = so_far + _over_tokens(values, grad)
-            if what == "after":
-                found["layers", number] = _over_tokens(_change(seen, number), grad).sum(-1, keepdim=True)
+    for (what, number, values), grad in zip(parts, grads, strict=True):
+        name = "hidden" if what in ("before", "after") else what
+        slot = (name, number + 1 if what == "after" else number)
+        so_far = found.get(slot, torch.zeros((), dtype=torch.float64, device=grad.device))
+        found[slot] = so_far + _over_tokens(values, grad)
+        if what == "after":
+            found["layers", number] = _over_tokens(_change(seen, number), grad).sum(-1, keepdim=True)
     return found
 
 
