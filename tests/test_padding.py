@@ -10,31 +10,30 @@ from tutelage.padding import real_positions, real_tokens, without_padding
 from tutelage.signals import Signals
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [0, 0, 0]])
-LABELS = torch.zeros(4, dtype=torch.int64)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
 def test_the_mask_a_model_is_given_says_which_tokens_are_real(dtype):
     """Tokenizers give numbers and models take truth values: a number would be multiplied with, or taken for an index."""
-    found = real_tokens({"input_ids": MASK, "attention_mask": MASK.to(dtype)}, LABELS)
+    found = real_tokens({"input_ids": MASK, "attention_mask": MASK.to(dtype)})
     assert found is not None
     assert found.dtype == torch.bool
     assert found.tolist() == MASK.bool().tolist()
 
 
 @pytest.mark.parametrize(
-    ("view", "labels"),
+    ("view", "places"),
     [
-        (torch.zeros(4, 3), LABELS),
-        (None, LABELS),
-        ({"input_ids": MASK}, LABELS),
-        ({"attention_mask": torch.ones(4, 1, 3, 3)}, LABELS),
-        ({"attention_mask": MASK}, torch.zeros(4, 3, dtype=torch.int64)),
+        (torch.zeros(4, 3), None),
+        (None, None),
+        ({"input_ids": MASK}, None),
+        ({"attention_mask": torch.ones(4, 1, 3, 3)}, None),
+        ({"attention_mask": MASK}, torch.tensor([0, 1, 3])),
     ],
 )
-def test_where_nothing_says_so_all_are(view, labels):
+def test_where_nothing_says_so_all_are(view, places):
     """Rows of supervised tokens would meet a mask of examples; a mask of pairs says nothing of one token."""
-    assert real_tokens(view, labels) is None
+    assert real_tokens(view, places) is None
 
 
 def test_positions_of_each_kind_of_layer():

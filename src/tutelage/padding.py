@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor
 
 
-def real_tokens(view: object, labels: Tensor) -> Tensor | None:
+def real_tokens(view: object, places: Tensor | None = None) -> Tensor | None:
     """``[B, T]`` truth values: the tokens of a view that are no padding, as the ``attention_mask`` says that its model is given.
 
-    None where there is no such mask, and where labels are ``[B, T]``: a layer's rows are then supervised tokens, never padding.
+    None where there is no such mask, and where the rows have ``places`` of their own in what the model gives: a layer then shows
+    supervised tokens alone (:func:`tutelage.models.scores_and_features`), never padding.
     """
-    if labels.ndim != 1 or not isinstance(view, Mapping):
+    if places is not None or not isinstance(view, Mapping):
         return None
     named: Mapping[str, Any] = view
     mask = named.get("attention_mask")

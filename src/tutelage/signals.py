@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,11 +24,18 @@ class Rows(TypedDict):
     """What an objective may know of the batch besides the signals.
 
     ``labels[N]`` are int64 class indices, ``NO_LABEL`` where there is none; ``ids[N]`` int64 content ids, used to name
-    examples in errors.
+    examples in errors · ``examples``: how many examples B a layer shows, where that is another number than N: rows are tokens,
+    and layers show whole texts.
     """
 
     labels: Tensor
     ids: Tensor
+    examples: NotRequired[int]
+
+
+def examples_in(rows: Rows) -> int:
+    """How many examples a layer shows of a batch: B texts where it shows whole ones, else a row each, N."""
+    return rows.get("examples", rows["labels"].shape[0])
 
 
 @runtime_checkable
@@ -342,7 +349,7 @@ class Signals:
 
     Args:
         logits: class scores for the N supervised rows (sparse ones of a teacher alone), or None for a model that gives features alone.
-        features: what inner layers gave, ``[B, ...]``, by the layer's name.
+        features: what inner layers gave, ``[B, ...]``, by the layer's name; ``[N, ...]`` of prompts and completions, a row a token.
         mask: ``[B, T]`` truth values, True at the real tokens of features that show tokens; None where all are real.
 
     Raises:

@@ -239,19 +239,25 @@ def test_classifiers_of_few_classes_stay_dense_and_those_of_many_do_not():
         torch.testing.assert_close(scores.at(1.0), model(inputs), rtol=1e-5, atol=1e-5)
 
 
-def test_features_are_gathered_at_the_same_tokens():
-    """A hint between other tokens than the logits' would compare one word's hidden state with another's."""
+def test_layers_show_whole_texts_or_the_tokens_at_places():
+    """Layers gathered to the supervised tokens have no relations and no attentions; of a row in which several texts are packed,
+    they would be compared with words of another one."""
     model = language_model()
     with torch.no_grad():
         scores, features = scores_and_features(model, INPUTS, LABELS, ["hidden_states.1", "model.norm"])
         hidden = model(**INPUTS, output_hidden_states=True).hidden_states[1]
     assert isinstance(scores, HeadLogits)
-    torch.testing.assert_close(features["hidden_states.1"], rows(hidden))
-    torch.testing.assert_close(features["model.norm"], scores.hidden)
+    torch.testing.assert_close(features["hidden_states.1"], hidden)
+    torch.testing.assert_close(rows(features["model.norm"]), scores.hidden)
+    places = (LABELS.flatten() != -100).nonzero()[:, 0].flip(0)
     with torch.no_grad():
-        dense, features = scores_and_features(model, INPUTS, LABELS, ["lm_head"])
+        dense, whole = scores_and_features(model, INPUTS, LABELS, ["lm_head"])
+        placed, features = scores_and_features(model, INPUTS, LABELS, ["hidden_states.1", "model.norm"], places)
     assert isinstance(dense, Logits)
-    torch.testing.assert_close(features["lm_head"], dense.values)
+    torch.testing.assert_close(rows(whole["lm_head"]), dense.values)
+    assert isinstance(placed, HeadLogits)
+    torch.testing.assert_close(features["hidden_states.1"], rows(hidden).flip(0))
+    torch.testing.assert_close(features["model.norm"], placed.hidden)
 
 
 def test_labels_of_another_length_are_refused():

@@ -56,10 +56,12 @@ def rows_of(batch: Batch) -> Rows:
     """What an objective may know of a batch besides the signals: flat labels and ids, one a supervised row.
 
     A row is an example where labels are ``[B]``, and a position with a label, in row-major order, where they are ``[B, T]``;
-    the id of an example then comes once for each of its rows.
+    the id of an example then comes once for each of its rows. Of the latter, layers show all B examples, but for prompts and completions,
+    of which they show the rows (:func:`tutelage.models.scores_and_features`).
     """
     labels, ids = batch["labels"], batch["ids"]
     if labels.ndim == 1:
         return {"labels": labels, "ids": ids}
     mask = labels != NO_LABEL
-    return {"labels": labels[mask], "ids": ids.repeat_interleave(mask.sum(dim=1))}
+    rows: Rows = {"labels": labels[mask], "ids": ids.repeat_interleave(mask.sum(dim=1))}
+    return rows if "student_rows" in batch else {**rows, "examples": len(ids)}

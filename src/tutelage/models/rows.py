@@ -21,7 +21,10 @@ from tutelage.signals import NO_LABEL, HeadLogits, Logits
 def scores_and_features(
     model: nn.Module, inputs: Inputs, labels: Tensor, layers: Sequence[str] = (), places: Tensor | None = None
 ) -> tuple[Logits | HeadLogits, dict[str, Tensor]]:
-    """Run ``model`` once on a view, and return its class scores and the named layers' features, a row for each that is supervised.
+    """Run ``model`` once on a view, and return its class scores, a row for each that is supervised, and the named layers' features.
+
+    Layers show whole examples, whatever is asked of them: a text's hidden words are compared with the words around them too. Where
+    rows have places of their own, as completions in a packed row, each of which is a text's, layers show the tokens at these places.
 
     Where rows are tokens or there are many classes, the head is left out of the forward pass if it can be
     (:func:`tutelage.models.head.find_head`), and multiplied out by whoever needs the logits. A model that then turns out to do
@@ -35,7 +38,7 @@ def scores_and_features(
         places: int64 ``[N]``, where each row is in what the model gives, flattened over its first two axes; None for where labels are.
 
     Returns:
-        Scores of N rows, and by layer what it gave, ``[N, ...]``.
+        Scores of N rows, and by layer what it gave, ``[B, ...]``; with ``places`` ``[N, ...]``.
 
     Raises:
         ModelError: as :func:`tutelage.models.logits_and_features` and ``find_head``; another number of tokens than there
@@ -58,13 +61,14 @@ def scores_and_features(
         return _scores(model, values, head), features
     labels = labels.to(values.device)
     if places is None:
-        _expect_tokens(model, {"logits": values} | features, labels)
+        _expect_tokens(model, values, labels)
+        expect_examples(model, features, len(labels))
         positions = (labels.flatten() != NO_LABEL).nonzero()[:, 0]
     else:
         positions = places.to(values.device)
         _expect_places(model, {"logits": values} | features, positions, inputs)
-    rows = {layer: _gathered(given, positions) for layer, given in features.items()}
-    return _scores(model, _gathered(values, positions), head), rows
+        features = {layer: _gathered(given, positions) for layer, given in features.items()}
+    return _scores(model, _gathered(values, positions), head), features
 
 
 def _scores(model: nn.Module, values: Tensor, head: Head | None) -> Logits | HeadLogits:
@@ -84,18 +88,15 @@ def _gathered(values: Tensor, positions: Tensor) -> Tensor:
     return flat if len(positions) == len(flat) else flat.index_select(0, positions)
 
 
-def _expect_tokens(model: nn.Module, given: dict[str, Tensor], labels: Tensor) -> None:
-    for what, values in given.items():
-        if values.shape[:2] != labels.shape:
-            raise ModelError(
-                f"{type(unwrapped(model)).__name__} gave {what} of shape {tuple(values.shape)} for labels {tuple(labels.shape)}, expected "
-                "[examples, tokens, ...]: a position would meet another one's label; give labels and inputs of one length, and name "
-                "layers whose first two axes these are"
-            )
-        if not values.is_floating_point():
-            raise ModelError(
-                f"{type(unwrapped(model)).__name__} gave {what} as {values.dtype}, expected floating-point values"
-            )
+def _expect_tokens(model: nn.Module, values: Tensor, labels: Tensor) -> None:
+    who = type(unwrapped(model)).__name__
+    if values.shape[:2] != labels.shape:
+        raise ModelError(
+            f"{who} gave logits of shape {tuple(values.shape)} for labels {tuple(labels.shape)}, expected [examples, tokens, ...]: a "
+            "position would meet another one's label; give labels and inputs of one length"
+        )
+    if not values.is_floating_point():
+        raise ModelError(f"{who} gave logits as {values.dtype}, expected floating-point values")
 
 
 def _expect_places(model: nn.Module, given: dict[str, Tensor], places: Tensor, inputs: Inputs) -> None:

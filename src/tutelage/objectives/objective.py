@@ -21,7 +21,7 @@ from tutelage.objectives.divergence import check_classes
 from tutelage.objectives.head import head_losses
 from tutelage.objectives.row_loss import RowLoss, check_labels
 from tutelage.objectives.schedules import Constant, Schedule, as_schedule
-from tutelage.signals import NO_LABEL, HeadLogits, Rows, Signals
+from tutelage.signals import NO_LABEL, HeadLogits, Rows, Signals, examples_in
 
 _REMEDY = {
     "student.logits": "give the student a head that returns class logits",
@@ -110,11 +110,15 @@ class Term(_Algebra):
         return ((Constant(1.0), self),)
 
     def count(self, rows: Rows) -> Tensor:
-        """How many rows the sum is over: those with a label for a term that needs labels, else all; 0-dim int64."""
+        """How many rows the sum is over, 0-dim int64: those with a label for a term that needs labels, else all.
+
+        A term that reads layers alone counts the examples that they show (:func:`tutelage.signals.examples_in`).
+        """
         labels_N = rows["labels"]
         if "labels" in self.needs:
             return (labels_N != NO_LABEL).count_nonzero()
-        return labels_N.new_full((), labels_N.shape[0], dtype=torch.int64)
+        of_layers = self.needs and not self.needs & {"student.logits", "teacher.logits"}
+        return labels_N.new_full((), examples_in(rows) if of_layers else labels_N.shape[0], dtype=torch.int64)
 
     @abstractmethod
     def __call__(

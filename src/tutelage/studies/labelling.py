@@ -24,6 +24,7 @@ from tutelage.studies.certifying import answers_in_form, certificate_of, refuse_
 from tutelage.studies.label_binds import label_binds, refuse_others, rows_in, settled
 from tutelage.studies.spot_check import spot_check
 from tutelage.teachers import Teacher, as_teacher
+from tutelage.teachers.stored import refuse_whole_texts
 
 #: Bytes of an answer that the teacher gives in one call, as far as that can be chosen.
 _CALL_BYTES = 128 << 20
@@ -154,6 +155,8 @@ class _Asking:
         self._teacher = showing_layers(teacher, form.features)
         self._rows = rows_in(transfer_set.known_labels)
         refuse_no_rows(int(self._rows.sum()))
+        if form.features:
+            refuse_whole_texts(transfer_set.batch(torch.arange(1)), form.features)
         _refuse_other_rows_of_one(transfer_set)
 
     @cached_property

@@ -87,9 +87,10 @@ class ModuleTeacher:
         return showing
 
     def signals(self, batch: Batch) -> Signals:
-        """The model's scores of the batch's rows on the teacher view, on the batch's device, and the layers' features ``[N, ...]``.
+        """The model's scores of the batch's rows on the teacher view, on the batch's device, and the layers' features ``[B, ...]``.
 
-        Rows are examples, or tokens where labels are ``[B, T]``: those positions of the *teacher's* view that have a label. What
+        Rows are examples, or tokens where labels are ``[B, T]``: those positions of the *teacher's* view that have a label. Features
+        are of whole examples, but for prompts and completions, a row a token (:func:`tutelage.models.scores_and_features`). What
         a layer gave at padded tokens is replaced by zeros: nothing was asked there, and it may be anything.
 
         Raises:
@@ -115,16 +116,17 @@ class ModuleTeacher:
             refuse_non_finite(scores.values, ids, self.allow_masked_classes, name)
         else:
             refuse_non_finite(scores.hidden, ids, False, f"{name}, before its head,")
+        shown = ids if _teacher_rows(batch) is not None else batch["ids"]
         for layer, values in features.items():
             refuse_non_finite(
-                values.flatten(1) if values.ndim > 1 else values[:, None], ids, False, f"{name}, layer {layer!r},"
+                values.flatten(1) if values.ndim > 1 else values[:, None], shown, False, f"{name}, layer {layer!r},"
             )
         return Signals(chosen_classes(scores, self.classes, f"teacher {name}"), features, mask)
 
 
 def real_tokens_of(batch: Batch) -> Tensor | None:
     """``[B, T]`` truth values, on the batch's device: the teacher's tokens that are no padding (:func:`tutelage.padding.real_tokens`)."""
-    mask = real_tokens(batch.get("teacher", batch["student"]), batch["labels"])
+    mask = real_tokens(batch.get("teacher", batch["student"]), _teacher_rows(batch))
     return mask if mask is None else mask.to(batch["ids"].device)
 
 

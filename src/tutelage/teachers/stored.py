@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.data import Batch, Chain, TransferSet, hex_id
+from tutelage.data import Batch, Chain, TransferSet, hex_id, rows_of
 from tutelage.errors import TeacherError
 from tutelage.labels import LabelStore
 from tutelage.labels.manifest import refuse_differences
@@ -119,13 +119,30 @@ class StoredTeacher:
 
         Raises:
             TeacherError: an example or its view is not in the store, or its rows are not those of the batch's supervised positions,
-                by their number or, where the store was told them, by their places; the message names it.
+                by their number or, where the store was told them, by their places; the message names it. Features, and the batch's
+                rows are tokens of texts that layers show whole.
         """
+        if self.layers:
+            refuse_whole_texts(batch, self.layers)
         ids, view = batch["ids"], batch.get("view")
         self._refuse_other_rows(ids, batch["labels"], view)
         scores = scores_on(self.store.lookup(ids, view), ids.device)
         features = {layer: self.store.features(ids, layer, view).to(ids.device) for layer in self.layers}
         return Signals(scores, features, real_tokens_of(batch) if features else None)
+
+
+def refuse_whole_texts(batch: Batch, layers: Sequence[str]) -> None:
+    """Refuse to keep what layers show of whole texts: a store keeps a row of features for each of labels.
+
+    Raises:
+        TeacherError: the batch's rows are tokens, and layers show the texts they are from.
+    """
+    if "examples" in rows_of(batch):
+        raise TeacherError(
+            f"{', '.join(map(repr, layers))} show whole texts [B, T, D], and the rows of this set are single tokens of them, of which a "
+            "label store keeps features one a row: a word would be compared with another one, or a text with a word; store the logits "
+            "alone, and ask the teacher itself where a term listens to its layers"
+        )
 
 
 def _set_digest(distinct: Tensor, transfer_set: TransferSet) -> str:

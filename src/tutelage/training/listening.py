@@ -48,7 +48,7 @@ _SLACK, _SLACK_OF_HALVES = {torch.float64: 1e-6, torch.float32: 1e-2}, 0.05
 
 
 def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_map: ClassMap = ALL_CLASSES) -> Signals:
-    """The student's scores of the batch's N rows and these layers' features ``[N, ...]``, with whatever gradient the caller allows.
+    """The student's scores of the batch's N rows and these layers' features ``[B, ...]``, with whatever gradient the caller allows.
 
     Beside the features, which of its view's tokens are no padding.
 
@@ -66,7 +66,7 @@ def student_signals(model: nn.Module, batch: Any, layers: Sequence[str], class_m
                     "nothing, with a falling loss to show for its projector; unfreeze what comes before it, do not detach it, and with "
                     "gradient checkpointing say use_reentrant=False"
                 )
-    mask = real_tokens(batch["student"], batch["labels"]) if features else None
+    mask = real_tokens(batch["student"], batch.get("student_rows")) if features else None
     return Signals(class_map.of_student(scores), features, mask)
 
 

@@ -21,7 +21,7 @@ from tutelage.objectives.features.layers import (
 from tutelage.objectives.features.meeting import averaged, linear_for
 from tutelage.objectives.features.vectors import directions
 from tutelage.objectives.response import set_number
-from tutelage.signals import NO_LABEL, Rows
+from tutelage.signals import NO_LABEL, Rows, examples_in
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class CRD(AbstractLayerTerm):
         return super().needs | ({"labels"} if self.negatives == "other_classes" else frozenset())
 
     def count(self, rows: Rows) -> Tensor:
-        """All rows, 0-dim int64: an example without a label has its partner as well."""
-        return rows["labels"].new_full((), rows["labels"].shape[0], dtype=torch.int64)
+        """All examples, 0-dim int64: one without a label has its partner as well."""
+        return rows["labels"].new_full((), examples_in(rows), dtype=torch.int64)
 
     def _adapter(self, pair: Pair) -> Adapter:
         notes: list[str] = []
@@ -113,6 +113,11 @@ class CRD(AbstractLayerTerm):
         theirs_BD = self._embedded("teacher", pair.teacher, pair.teacher_mask)
         scores_BB = mine_BD @ theirs_BD.T / self.temperature
         if self.negatives == "other_classes":
+            if "examples" in rows:
+                raise ObjectiveError(
+                    "crd's negatives are 'other_classes', and the labels here are of tokens, not of examples: a text has no class of its "
+                    "own; say negatives: others"
+                )
             labels_B = rows["labels"]
             same_BB = (labels_B[:, None] == labels_B[None, :]) & (labels_B != NO_LABEL)[:, None]
             itself_BB = torch.eye(len(labels_B), dtype=torch.bool, device=same_BB.device)

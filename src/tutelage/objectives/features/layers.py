@@ -17,7 +17,7 @@ from tutelage.objectives.objective import Term
 from tutelage.objectives.response import describe_fields
 from tutelage.objectives.schedules import nearest
 from tutelage.padding import real_positions, without_padding
-from tutelage.signals import Rows, Side, Signals, feature_need
+from tutelage.signals import Rows, Side, Signals, examples_in, feature_need
 
 
 class Pair(NamedTuple):
@@ -100,7 +100,7 @@ class AbstractLayerTerm(Term):
             ObjectiveError: a layer that is not there, shapes that cannot meet, or weights that were never fitted.
         """
         pair = self._pair(student, teacher)
-        examples = rows["labels"].shape[0]
+        examples = examples_in(rows)
         if pair.student.shape[0] != examples:
             raise ObjectiveError(
                 f"the term {self.name!r} got {pair.student.shape[0]:,} rows of {self.student!r} for {examples:,} examples: "

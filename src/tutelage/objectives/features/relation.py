@@ -99,8 +99,8 @@ class Relation(AbstractLayerTerm):
         if pair.student.ndim != 3 or pair.teacher.ndim != 3:
             raise ObjectiveError(
                 f"{shapes}: relation compares tokens with tokens and takes queries, keys or values [B, T, D] of whole "
-                "texts, which are not shown where each row is one labelled token (masked words, next tokens); name such layers, or "
-                "use a term that takes what is there (hint, cosine_hidden)"
+                "texts, which are not shown of prompts and completions, where each row is one token; name such layers, or use a term "
+                "that takes what is there (hint, cosine_hidden)"
             )
         if pair.student.shape[1] != pair.teacher.shape[1]:
             raise ObjectiveError(
