@@ -1,4 +1,4 @@
-"""The examples on language models: their configs are what the schema knows, and WordNet is read as it lies."""
+"""The examples on WordNet's glosses: it is read as it lies."""
 
 import importlib.util
 from pathlib import Path
@@ -6,14 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from tutelage.config import load_config
-from tutelage.config.language.schema import LanguageConfig
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CONFIGS = sorted(
-    path for path in EXAMPLES.glob("*/*.yaml") if "task: language_model" in path.read_text(encoding="utf-8")
-)
-
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by\n"
 NOUNS = [
     ("05", "wild_dog", "any of various undomesticated canines", ""),
@@ -42,17 +35,6 @@ def wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_config_is_one_that_the_schema_knows(path: Path) -> None:
-    """A key that was renamed since would stop a reader at the first command of an example."""
-    assert isinstance(load_config(path), LanguageConfig)
-
-
-def test_there_are_configs() -> None:
-    """The test above would pass on none."""
-    assert {path.parent.name for path in CONFIGS} >= {"fold_instruction", "remote_teacher", "six_layers"}
 
 
 def test_glosses_come_without_what_quotes_them_and_once(wordnet: ModuleType) -> None:
