@@ -1,17 +1,23 @@
 """A config's section ``stage``, and the plan that it becomes."""
 
+import json
+
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from masked_tiny import SYLLABLES, classifier, encoder, masked, texts, tokenizer
+from masked_tiny import FAMILIES, SYLLABLES, classifier, encoder, masked, texts, tokenizer
 from tutelage import TransferSet
 from tutelage.config.stage import build_stage
 from tutelage.config.stage_section import StageSection
 from tutelage.data import Chain, Splits, Tokenise
 from tutelage.errors import ConfigError, ModelError
 from tutelage.objectives import Objective
-from tutelage.studies.stage import check_stage
+from tutelage.studies import Silent
+from tutelage.studies.arm import build_seeded
+from tutelage.studies.setting import Setting
+from tutelage.studies.stage import check_stage, run_stage
 
 TOKENIZER = tokenizer()
 OBJECTIVE = [{"term": "kl", "temperature": 2.0, "weight": 5.0}, {"term": "cross_entropy", "weight": 2.0}]
@@ -84,6 +90,31 @@ def test_the_usual_objective_is_distilberts(tmp_path):
     plan = build(StageSection(teacher=said.teacher, training={}, validation=0.3), tmp_path)
     parts = [(part["term"], part["weight"]) for part in plan.objective.describe()]
     assert parts == [("kl", 5.0), ("cross_entropy", 2.0), ("cosine_hidden", 1.0)]
+
+
+def wide(kind, layers, seed):
+    """Of a width that MiniLM's twelve parts divide."""
+    config = FAMILIES["bert"][0](layers)
+    config.hidden_size, config.num_labels = 24, 3
+    return build_seeded(lambda: kind(config), seed)
+
+
+def test_relations_of_whole_texts_are_learnt_before_the_task(tmp_path):
+    """MiniLM's recipe is made for this stage: of hidden words alone there are no relations, and it would be refused."""
+    teacher = folder_of(wide(BertForMaskedLM, 2, 1), tmp_path / "teacher")
+    training = {"num_train_epochs": 4, "learning_rate": 5e-3, "per_device_train_batch_size": 8, "logging_steps": 1}
+    said = section(teacher, objective=[{"recipe": "minilm"}], training=training)
+
+    def student():
+        return wide(BertForSequenceClassification, 1, 2)
+
+    plan = build(said, tmp_path)
+    check_stage(plan, student)
+    where = Setting(tmp_path / "run", splits(), student, {}, [0], Silent(), origin=torch.nn.Identity)
+    record = json.loads((run_stage(plan, where, 0) / "record.json").read_text())
+    found = [entry["loss"] for entry in record["log"] if "loss" in entry]
+    assert found[-1] < 0.9 * found[0]
+    assert {"loss/relation", "loss/relation_2", "loss/relation_3"} <= record["log"][0].keys()
 
 
 def test_layers_are_paired_when_the_models_are_there(tmp_path):

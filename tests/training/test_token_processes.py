@@ -27,10 +27,13 @@ def results(folder, how, processes):
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-@pytest.mark.parametrize("how", ["ddp, every parameter used", "ddp, unused ones looked for", "tied"])
+@pytest.mark.parametrize(
+    "how", ["ddp, every parameter used", "ddp, unused ones looked for", "tied", "layers, every parameter used"]
+)
 def test_two_processes_equal_one(tmp_path, how):
     """DDP looks for the head in what the model returns: taken for unused, it is marked twice, or its gradient is not shared.
-    And processes have other numbers of tokens: a mean in each would weigh the tokens of short texts too much."""
+    And processes have other numbers of tokens, but as many texts, which terms on layers count: a mean in each, or one number for
+    both, would weigh the tokens of short texts too much."""
     (alone,), together = results(tmp_path / "1", how, 1), results(tmp_path / "2", how, 2)
     for rank in together:
         assert_close(rank["weights"], alone["weights"], 1e-10)

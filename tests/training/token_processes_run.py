@@ -9,8 +9,11 @@ from token_helpers import TOKEN_OBJECTIVE, llama, texts, token_trainer
 
 from tutelage.data import rows_of
 from tutelage.models import scores_and_features
+from tutelage.objectives import CosineHidden
 from tutelage.signals import HeadLogits, Signals
 from tutelage.teachers import ModuleTeacher
+
+WHOLE_TEXTS = CosineHidden("hidden_states.-1", "hidden_states.-1")
 
 
 def by_trainer(folder, how, world):
@@ -21,6 +24,7 @@ def by_trainer(folder, how, world):
         per_device_train_batch_size=8 // world,
         ddp_backend="gloo" if world > 1 else None,
         ddp_find_unused_parameters="every" not in how,
+        objective=TOKEN_OBJECTIVE + 0.5 * WHOLE_TEXTS if "layers" in how else TOKEN_OBJECTIVE,
         options={"eval_dataset": texts(5, seed=9)},
     )
     trainer.train()

@@ -45,9 +45,10 @@ class StageTeacherTraining:
 class StagePlan:
     """A stage that is the same for every task: a masked language model taught by another (Sanh et al. 2019, "DistilBERT", section 3).
 
-    Both models see the same text with some tokens hidden. Scores, and features that a term listens to, are those of the tokens asked for
-    alone: DistilBERT's own training compared those of all tokens, at seven times the cost of the vocabulary. What a stage teaches is the
-    student's encoder: the head on it is the stage's own, and the task's comes back after it.
+    Both models see the same text with some tokens hidden. Scores are those of the tokens asked for alone: DistilBERT's own training
+    compared those of all tokens, at seven times the cost of the vocabulary. Layers that a term listens to are of whole texts, as theirs
+    are, so that relations and attentions may be learnt too. What a stage teaches is the student's encoder: the head on it is the stage's
+    own, and the task's comes back after it.
 
     Args:
         texts: what is learnt from, and what is measured on.
