@@ -95,7 +95,7 @@ def rows(groups: int = 60) -> list[dict[str, Any]]:
         for number in range(2):
             words = [FILLERS[(group // 8 + 3 * number) % 8], *own, FILLERS[(group + number) % 8]]
             made.append(
-                {"text": " ".join(words), "group": group, "kind": {"a": "animal", "f": "food", "p": "place"}[kind]}
+                {"text": " ".join(words), "group": group, "kind": {"a": "animal", "f": "food", "p": "food"}[kind]}
             )
     return made
 

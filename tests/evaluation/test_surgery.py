@@ -37,6 +37,15 @@ def test_the_numbers_of_a_cut_are_those_of_the_two_models() -> None:
     assert ratio == 0.5
 
 
+def test_an_encoder_without_a_head_is_counted_too() -> None:
+    """A sentence encoder's student would have no table, or the study end in an error after all its trainings."""
+    whole = classifier("bert", 4).bert
+    rows = rows_of(surgery_table(whole, shrink(whole, layers=2), INPUTS))
+    pooler = 2 * WIDTH * WIDTH
+    before, after = rows["flops_per_example"]
+    assert before - pooler == 2 * (after - pooler) > 0
+
+
 def test_the_arithmetic_of_one_example_halves_with_the_layers() -> None:
     """Counted over the batch, or with the attention left out, the promised speed would be another one."""
     before = classifier("bert", 4)

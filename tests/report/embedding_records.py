@@ -112,12 +112,13 @@ def task(name: str, drop: float, count: int = 120) -> Json:
         "task": name,
         "texts": count,
         "queries": count,
+        "few": count < 20,
         "arms": {
             "teacher": {"spearman": None, "recall@10": 0.8},
             "kd": {"spearman": 0.95 - drop, "recall@10": 0.8 - drop},
         },
         "drop": drop,
-        "ci": [drop - 0.03, drop + 0.03],
+        "ci": [drop - 0.03, drop + 0.03] if count >= 20 else [None, None],
     }
 
 
@@ -171,7 +172,11 @@ def cut(seeds: int = 3) -> Json:
         "retrieval": {"queries": TEST, "texts": TEST, "k": [1, 10], "metrics": list(FOUND), "judged": "recall@10"},
         "arms": arms,
         "comparisons": comparisons(arms, seeds),
-        "tasks": [task(f"noun.{index}", 0.11 - 0.005 * index) for index in range(26)],
+        "tasks": [
+            *(task(f"noun.{index}", 0.11 - 0.005 * index) for index in range(26)),
+            *(task(f"rare.{count}", 0.5, count) for count in (2, 7)),
+        ],
+        "least_a_task": 20,
         "cost": {
             "teacher": cost(22_713_216, 210.0),
             "student": cost(17_389_824, 390.0),

@@ -85,6 +85,13 @@ def test_the_worst_tasks_stand_first() -> None:
     assert rows[1] == "noun.0 | 120 | 0.840 | 69.0% | 80.0% | +11.0 points+8.0 to +14.0"
     assert len(rows) == 21
     assert found.cells("Tasks that lose less")[1].startswith("noun.20 | 120")
+    assert found.cells("Tasks with too few")[1] == "rare.2 | 2 | 0.450 | 30.0% | 80.0% | +50.0 pointsno interval"
+    assert "fewer than 20 test texts with answers" in found.one("tasks")
+    record = cut()
+    record["tasks"] = record["tasks"][-2:]
+    small = page(record)
+    assert "Every task has too few test texts to say what it lost." in small.one("verdict")
+    assert len(small.cells("Tasks with too few")) == 3
     assert "tasks" not in [attrs.get("id") for tag, attrs in page(plain()).elements if tag == "section"]
 
 

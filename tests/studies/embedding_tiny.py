@@ -24,7 +24,7 @@ FILLERS = ["old", "new", "big", "small", "warm", "cold", "red", "blue"]
 WORDS = [f"{kind[0]}{letter}" for kind in KINDS for letter in "abcdefghij"]
 VOCABULARY = [*MARKS, *FILLERS, *WORDS, "never", "said"]
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 6,
+    "num_train_epochs": 3,
     "per_device_train_batch_size": 16,
     "learning_rate": 0.005,
     "lr_scheduler_type": "constant",

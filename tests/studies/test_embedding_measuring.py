@@ -94,6 +94,51 @@ def test_the_worst_task_comes_first() -> None:
     assert teacher == pytest.approx(one[news].mean())
 
 
+def test_a_handful_of_texts_leads_no_list() -> None:
+    """Two texts that were found by luck, and are not now, would stand above the task that was lost."""
+    kinds = ["law"] * 2 + ["art"] * 18 + ["news"] * 20 + ["sport"] * 20
+    plain = texts()
+    asked = exam(test=TextSplit(plain.texts, plain.groups, kinds))
+    kd = asked.teacher.copy()
+    kd[:20] = np.random.default_rng(3).normal(size=(20, 8))
+    embeddings = {"teacher": [asked.teacher], "kd": [kd, kd]}
+    rows = task_table(asked, embeddings, {arm: asked.of(each) for arm, each in embeddings.items()}, "kd", "teacher")
+    assert [(row["task"], row["few"]) for row in rows[2:]] == [("law", True), ("art", True)]
+    assert {row["task"] for row in rows[:2]} == {"news", "sport"}
+    assert min(row["drop"] for row in rows[2:]) > max(row["drop"] for row in rows[:2])
+    assert [row["ci"] for row in rows[2:]] == [[None, None]] * 2
+    assert all(None not in row["ci"] for row in rows[:2])
+
+
+def test_many_texts_of_one_group_are_few() -> None:
+    """They answer each other alone: one proof, of which there is no interval."""
+    split = TextSplit(
+        [f"text {row}" for row in range(60)],
+        ["one"] * 24 + [f"g{row // 2}" for row in range(36)],
+        ["a"] * 24 + ["b"] * 36,
+    )
+    asked = exam(test=split)
+    measured = {arm: asked.of([asked.teacher]) for arm in ("teacher", "kd")}
+    rows = task_table(asked, {"kd": [asked.teacher]}, measured, "kd", "teacher")
+    assert [(row["task"], row["few"]) for row in rows] == [("b", False), ("a", True)]
+
+
+def test_no_gate_looks_at_a_handful_of_texts() -> None:
+    """Two texts would reject a student, or keep it at hold for ever; left out in silence, they would be taken for judged."""
+    handful = {"task": "art", "drop": 0.9, "ci": [None, None], "queries": 2, "few": True}
+    gates = EmbeddingGates(worst_task_drop=0.1)
+    (found,) = [
+        gate
+        for gate in judge_embedding(gates, evidence(tasks=[*evidence().tasks, handful]))["gates"]
+        if gate["name"] == "worst_task_drop"
+    ]
+    assert (found["passed"], found["value"]) == (True, 0.05)
+    assert "Left out: a task with fewer than 20 texts with answers" in found["why"]
+    alone = judge_embedding(gates, evidence(tasks=[handful]))["gates"][-1]
+    assert (alone["passed"], alone["value"]) == (None, None)
+    assert "Every task has fewer than 20 texts" in alone["why"]
+
+
 def test_without_answers_tasks_are_ranked_by_similarity() -> None:
     split = TextSplit(texts().texts, None, texts().tasks)
     asked = Exam(split, cloud(0.2), 200, (1,))
@@ -116,8 +161,8 @@ def evidence(**changes: Any) -> Evidence:
             "student": {"bytes": 50, "texts_per_second": 100.0, "batch": 32},
         },
         "tasks": [
-            {"task": "law", "drop": 0.05, "ci": [0.03, 0.07], "queries": 40},
-            {"task": "news", "drop": 0.0, "ci": [-0.01, 0.01], "queries": 40},
+            {"task": "law", "drop": 0.05, "ci": [0.03, 0.07], "queries": 40, "few": False},
+            {"task": "news", "drop": 0.0, "ci": [-0.01, 0.01], "queries": 40, "few": False},
         ],
         "recall": "recall@10",
         "values": {},

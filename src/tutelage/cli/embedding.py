@@ -34,9 +34,10 @@ def summarise_embedding(result: Mapping[str, Any]) -> None:
 
 
 def worst_tasks(result: Mapping[str, Any]) -> list[str]:
-    """A line for each of the tasks that lose most."""
+    """A line for each of the tasks that lose most, and one for those that are too small to say anything of."""
     lines: list[str] = []
-    for row in result["tasks"][:_TOLD]:
+    few = [row for row in result["tasks"] if row["few"]]
+    for row in [row for row in result["tasks"] if not row["few"]][:_TOLD]:
         agreement = row["arms"]["kd"]["spearman"]
         said = [f"Spearman {agreement:.3f}"] if agreement is not None else []
         if row["drop"] is not None:
@@ -46,6 +47,11 @@ def worst_tasks(result: Mapping[str, Any]) -> list[str]:
         if said:
             place = "worst task: " if not lines else "then:       "
             lines.append(f"{place}{row['task']} ({row['texts']:,} texts): {', '.join(said)}")
+    if few:
+        names = ", ".join(f"{row['task']} ({row['texts']:,})" for row in few[:_TOLD])
+        more = f" and {len(few) - _TOLD:,} more" if len(few) > _TOLD else ""
+        what = "texts with answers, or one group" if result["retrieval"] is not None else "texts"
+        lines.append(f"too few to say (under {result['least_a_task']:,} {what}): {names}{more}")
     return lines
 
 

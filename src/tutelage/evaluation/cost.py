@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.errors import ConfigError, DataError, ModelError
 from tutelage.models import class_logits, count_parameters
-from tutelage.models.calling import Inputs
+from tutelage.models.calling import Inputs, run_model
 
 #: Timed calls of one model before the next has its turn, after one call that is not timed.
 CALLS_A_TURN = 4
@@ -163,6 +163,8 @@ def stored_bytes(model: nn.Module) -> int:
 def count_flops(model: nn.Module, inputs: Inputs) -> int | None:
     """FLOPs of one forward pass over ``inputs``; a multiply-add is two, elementwise work is not counted.
 
+    What the model returns is not looked at: an encoder without a head is counted as it is.
+
     PyTorch's counter sees nothing in CPU attention (pytorch#195460), nor in fused encoder layers and recurrent ones, so they
     are run here as the matrix products they consist of. If an operator that multiplies is still left, or one that is not
     PyTorch's own (int8 and custom kernels), or nothing at all was counted, the answer is None: unknown is not free.
@@ -170,7 +172,7 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int | None:
     recorder, counter = _OperatorRecorder(), FlopCounterMode(display=False)
     try:
         with torch.no_grad(), _plain_kernels(), recorder, counter:
-            class_logits(model, inputs)
+            run_model(model, inputs)
     except (RuntimeError, NotImplementedError):
         # the model has just been timed, so it runs: it is the counting that it does not bear
         return None

@@ -32,7 +32,7 @@ def surgery_table(
     """The model that was cut beside what was made of it.
 
     Args:
-        before: the model that was cut.
+        before: the model that was cut, with a head or without.
         after: what was made of it.
         inputs: a batch as both take it, of which the first example's FLOPs are counted; a tensor ``[B, ...]`` or a mapping of them.
         inputs_after: the same batch for ``after``, where its vocabulary is another one.

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tutelage.report.charts import Row, interval_chart, key_mark
 from tutelage.report.curves import Series, line_chart
 from tutelage.report.diagnosis import loss_curves, points
-from tutelage.report.embedding_words import arm_list, judged_recall, metric_words, named_in, part_of
+from tutelage.report.embedding_words import arm_list, is_small, judged_recall, metric_words, named_in, part_of
 from tutelage.report.language_words import KD, TEACHER, arms_of, within
 from tutelage.report.record import Record, interval, mapping, number, records, sequence, text
 from tutelage.report.sections import cost_row, metric_cells, no_interval, percent_tick, seed_values
@@ -50,10 +50,14 @@ _SURGERY = {
 
 
 def tasks_section(result: Record) -> View:
-    """Task by task, the worst first."""
-    named, recall = named_in(result), judged_recall(result)
-    rows = [_task(row, recall, named) for row in records(result.get("tasks"))]
+    """Task by task, the worst first; those that are too small to say anything of apart."""
+    named, recall, recorded = named_in(result), judged_recall(result), records(result.get("tasks"))
+    rows = [_task(row, recall, named) for row in recorded if not is_small(row)]
+    least = number(result.get("least_a_task"))
     return {
+        "any": bool(recorded),
+        "few": [_task(row, recall, named) for row in recorded if is_small(row)],
+        "least": f"{least:,.0f}" if least is not None else "a few",
         "rows": rows[:MOST_TASKS],
         "folded": rows[MOST_TASKS:],
         "recall": named(recall).name if recall else "",

@@ -117,9 +117,10 @@ def _gained(result: Record) -> str:
 
 def worst_said(result: Record) -> str:
     """The task that loses most, in a sentence; empty where results are not listed by task."""
-    rows, named = records(result.get("tasks")), named_in(result)
+    recorded, named = records(result.get("tasks")), named_in(result)
+    rows = [row for row in recorded if not is_small(row)]
     if not rows:
-        return ""
+        return "Every task has too few test texts to say what it lost." if recorded else ""
     row = rows[0]
     task, drop = text(row.get("task"), "unnamed"), number(row.get("drop"))
     agreement = number(mapping(mapping(row.get("arms")).get(KD)).get("spearman"))
@@ -130,6 +131,11 @@ def worst_said(result: Record) -> str:
     if agreement is not None:
         said.append(f"a rank correlation of {amount(named('spearman'), agreement)}")
     return f"The worst task is “{task}”: {', '.join(said) or 'nothing was measured of it'}."
+
+
+def is_small(task: Record) -> bool:
+    """Whether a task has too few texts to say anything of it."""
+    return task.get("few") is True
 
 
 def arm_list(result: Record) -> list[tuple[Arm, Record]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,16 @@ _LOOKED_AT = 512
 
 
 def check_folder(folder: Path) -> None:
-    """Make the output folder, and find out that it can be written to.
+    """Find out that the output folder can be made and written to; what was not there before is gone again afterwards.
+
+    A mistake that is found later would leave an empty folder that looks like a run.
 
     Raises:
         ConfigError: it is a file, or cannot be made or written to.
     """
+    new: list[Path] = []
     try:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -46,6 +50,10 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(
             f"the output folder {folder} {what}: the run would be lost at its end; name a folder that is new or your own"
         ) from error
+    finally:
+        with suppress(OSError):  # another run may have begun in it
+            for each in new:
+                each.rmdir()
 
 
 def check_labels(objectives: Mapping[str, Objective], train: TransferSet) -> None:

@@ -134,7 +134,8 @@ def bytes_of(part: TransferSet) -> bytes:
 
 @contextmanager
 def alone_in(folder: Path) -> Generator[None]:
-    """Hold the output folder against a second run, which would delete this one's checkpoints."""
+    """Hold the output folder against a second run, which would delete this one's checkpoints; it is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tutelage.data import Tokenise
 from tutelage.evaluation.cost import count_flops, stored_bytes
-from tutelage.evaluation.surgery import surgery_table
 from tutelage.models import count_parameters
 from tutelage.studies.embedding.encoding import EmbeddingModel, as_inputs
 
@@ -77,26 +75,6 @@ def embedding_costs(models: Mapping[str, Deployed], texts: Sequence[str], batch_
             "threads": torch.get_num_threads(),
         }
     return found
-
-
-def cut_table(before: nn.Module, after: nn.Module, inputs: Any, inputs_after: Any) -> Json:
-    """A transformer that was cut beside what was made of it, as :func:`tutelage.evaluation.surgery.surgery_table` has it.
-
-    Args:
-        before, after: transformers that give ``last_hidden_state``.
-        inputs, inputs_after: the same text as each of the two reads it.
-    """
-    # the counter looks for class scores: what stands at the first token costs nothing more
-    hooks = [each.register_forward_hook(_first_token) for each in (before, after)]
-    try:
-        return surgery_table(before, after, inputs, inputs_after)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _first_token(module: nn.Module, args: Any, output: Any) -> dict[str, Any]:  # noqa: ARG001 - a hook's signature
-    return {"logits": output.last_hidden_state[:, 0]}
 
 
 def sample(texts: Sequence[str], count: int) -> list[str]:

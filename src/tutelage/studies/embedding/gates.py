@@ -22,7 +22,7 @@ class EmbeddingGates:
         gain_over_untouched: what training must add to it, more than this; asked only where there is the arm ``untouched``.
         recall_drop: how much of the teacher's recall at the largest k the student may lose, at most; asked only where texts have
             groups.
-        worst_task_drop: the same, of the task that loses most.
+        worst_task_drop: the same, of the task that loses most; tasks that are too small to say anything of are left out.
         size_ratio: bytes of the student over bytes of the teacher, at most.
         throughput_ratio: texts a second of the student over those of the teacher, from text to embedding, at least.
     """

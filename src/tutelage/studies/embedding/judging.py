@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tutelage.studies.embedding.arms import UNTOUCHED
 from tutelage.studies.embedding.gates import EmbeddingGates
+from tutelage.studies.embedding.tasks import LEAST_A_TASK
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.judging import NO_INTERVAL, ONE_SEED, decide, gate_of, insufficient, undecided
 
@@ -28,7 +29,7 @@ class Evidence:
         arms: the ``arms`` of ``result.json``.
         comparisons: its ``comparisons``.
         cost: its ``cost``.
-        tasks: its ``tasks``, worst first.
+        tasks: its ``tasks``, worst first, those too small to say anything of last.
         recall: the name of the recall that is judged; None where no answers are known.
         values: by arm ``[S, G]`` of that recall: what an undecided gate is asked of for how much more would decide.
         untouched: whether the student was measured before its training.
@@ -131,13 +132,18 @@ def _recall(limit: float | None, evidence: Evidence) -> Json | None:
 
 
 def _worst_task(limit: float | None, evidence: Evidence) -> Json | None:
-    """The task that loses most of the teacher's recall: none may lose more than the limit."""
+    """The task that loses most of the teacher's recall: none may lose more than the limit; those too small to say are left out."""
     if limit is None:
         return None
-    name, known = "worst_task_drop", [row for row in evidence.tasks if row["drop"] is not None]
+    name, known = "worst_task_drop", [row for row in evidence.tasks if row["drop"] is not None and not row["few"]]
+    few = sum(row["few"] for row in evidence.tasks)
+    least = f"fewer than {LEAST_A_TASK} texts with answers, or answers of one group alone"
     if not known:
         why = "No task has texts with answers: name the columns data.tasks and data.groups."
+        if few:
+            why = f"Every task has {least}: too few to say what was lost; give more test texts, or fewer tasks."
         return gate_of(name, None, limit, None, why)
+    aside = f" Left out: {'a task' if few == 1 else f'{few:,} tasks'} with {least}." if few else ""
     if len(evidence.arms[JUDGED]["seeds"]) < 2:
         return gate_of(name, known[0]["drop"], limit, None, ONE_SEED)
     most = known[0]
@@ -151,16 +157,16 @@ def _worst_task(limit: float | None, evidence: Evidence) -> Json | None:
         surest = max(beyond, key=lambda row: row["ci"][0])
         low, high = surest["ci"]
         why = f"{said}; {surest['task']!r} loses {100 * low:.3g} to {100 * high:.3g} points (simultaneous 95% interval), beyond {allowed}."
-        return gate_of(name, most["drop"], limit, False, why)
+        return gate_of(name, most["drop"], limit, False, why + aside)
     unsure = [row for row in known if None in row["ci"] or row["ci"][1] > limit]
     if not unsure:
         why = f"{said}; every task's interval (95%, simultaneous) is within {allowed}."
-        return gate_of(name, most["drop"], limit, True, why)
+        return gate_of(name, most["drop"], limit, True, why + aside)
     why = (
         f"{said}; for {len(unsure):,} of {len(known):,} tasks the interval (95%, simultaneous) reaches beyond {allowed}, or there is none: "
         "more test texts of them would decide."
     )
-    return gate_of(name, most["drop"], limit, None, why)
+    return gate_of(name, most["drop"], limit, None, why + aside)
 
 
 def _size(limit: float | None, cost: Mapping[str, Any]) -> Json | None:

@@ -16,7 +16,7 @@ from tutelage.studies.embedding.data import EmbeddingData
 from tutelage.studies.embedding.gates import EmbeddingGates
 from tutelage.studies.embedding.judging import Evidence, judge_embedding
 from tutelage.studies.embedding.measuring import ArmMeasures, Exam
-from tutelage.studies.embedding.tasks import task_table
+from tutelage.studies.embedding.tasks import LEAST_A_TASK, task_table
 from tutelage.studies.embedding.training import EmbeddingRun
 from tutelage.studies.gates import JUDGED
 
@@ -75,6 +75,7 @@ def assemble_embedding(found: Findings) -> Json:
         "arms": arms,
         "comparisons": compared,
         "tasks": tasks,
+        "least_a_task": LEAST_A_TASK,
         "cost": dict(found.cost),
         "surgery": dict(found.surgery),
         "evidence": {"curves": {arm: [_curves(run) for run in runs] for arm, runs in trained.items()}},

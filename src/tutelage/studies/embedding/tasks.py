@@ -16,7 +16,10 @@ from tutelage.studies.embedding.measuring import LEAST_TEXTS, ArmMeasures, Exam,
 Json = dict[str, Any]
 Numbers = NDArray[np.int64]
 
-#: Groups of answers below which a task's drop has no interval.
+#: Of a task with fewer texts than these (texts that have answers, where answers are looked for) nothing is said: the noise of a
+#: handful of texts would lead the list.
+LEAST_A_TASK = 20
+#: Groups of answers below which a drop has no interval, and nothing is said either.
 _LEAST_GROUPS = 2
 
 
@@ -30,7 +33,8 @@ def task_table(
     """Each task's numbers in every arm, most lost first: by recall where there are answers, else by the correlation of similarities.
 
     A task's queries search through all test texts, as everywhere. The intervals of what is lost are simultaneous (Bonferroni): the worst
-    of many tasks is looked at because it is the worst.
+    of many tasks is looked at because it is the worst. Tasks that are too small to say anything of come last, whatever they lost, and have
+    no interval.
 
     Args:
         exam: what was asked.
@@ -40,8 +44,9 @@ def task_table(
         teacher: the arm it is held against.
 
     Returns:
-        By task ``task``, ``texts``, ``queries``, ``arms`` (of each its ``spearman`` with the teacher and the judged recall, None where not
-        known), ``drop`` (of recall: the teacher's less the judged arm's) and its interval ``ci``. Empty where texts have no tasks.
+        By task ``task``, ``texts``, ``queries``, ``few`` (whether it is too small), ``arms`` (of each its ``spearman`` with the teacher and
+        the judged recall, None where not known), ``drop`` (of recall: the teacher's less the judged arm's) and its interval ``ci``. Empty
+        where texts have no tasks.
     """
     names = exam.test.tasks
     if names is None:
@@ -49,11 +54,11 @@ def task_table(
     kinds = sorted(set(names))
     of = {kind: np.array([row for row, name in enumerate(names) if name == kind], dtype=np.int64) for kind in kinds}
     places = {kind: np.flatnonzero(np.isin(exam.queries, rows)) for kind, rows in of.items()}
-    judgeable = sum(_groups(exam, some) >= _LEAST_GROUPS for some in places.values())
-    each = 1.0 - 0.05 / max(judgeable, 1)
+    few = {kind: _too_few(exam, of[kind], places[kind]) for kind in kinds}
+    each = 1.0 - 0.05 / max(sum(not small for small in few.values()), 1)
     rows: list[Json] = []
     for kind in kinds:
-        drop, interval = _lost(exam, measured[judged], measured[teacher], places[kind], each)
+        drop, interval = _lost(exam, measured[judged], measured[teacher], places[kind], None if few[kind] else each)
         agreement = _agreements(exam, embeddings, of[kind], teacher)
         arms = {
             arm: {"spearman": agreement.get(arm), exam.judged: _recall(exam, found, places[kind])}
@@ -64,12 +69,13 @@ def task_table(
                 "task": kind,
                 "texts": len(of[kind]),
                 "queries": len(places[kind]),
+                "few": few[kind],
                 "arms": arms,
                 "drop": drop,
                 "ci": interval,
             }
         )
-    return sorted(rows, key=lambda row: (_rank(row, judged), row["texts"], row["task"]))
+    return sorted(rows, key=lambda row: (row["few"], _rank(row, judged), row["texts"], row["task"]))
 
 
 def _rank(row: Json, judged: str) -> float:
@@ -80,8 +86,12 @@ def _rank(row: Json, judged: str) -> float:
     return math.inf if agreement is None else agreement
 
 
-def _groups(exam: Exam, places: Numbers) -> int:
-    return len(np.unique(exam.test.group_numbers[exam.queries[places]])) if len(places) else 0
+def _too_few(exam: Exam, rows: Numbers, places: Numbers) -> bool:
+    """Whether a task's texts prove nothing."""
+    if not exam.retrieves:
+        return len(rows) < LEAST_A_TASK
+    groups = len(np.unique(exam.test.group_numbers[exam.queries[places]]))
+    return len(places) < LEAST_A_TASK or groups < _LEAST_GROUPS
 
 
 def _recall(exam: Exam, found: ArmMeasures, places: Numbers) -> float | None:
@@ -89,14 +99,14 @@ def _recall(exam: Exam, found: ArmMeasures, places: Numbers) -> float | None:
 
 
 def _lost(
-    exam: Exam, judged: ArmMeasures, teacher: ArmMeasures, places: Numbers, confidence: float
+    exam: Exam, judged: ArmMeasures, teacher: ArmMeasures, places: Numbers, confidence: float | None
 ) -> tuple[float | None, list[float | None]]:
-    """The teacher's recall less the judged arm's, with its interval."""
+    """The teacher's recall less the judged arm's, with its interval of that confidence, if one is asked for."""
     if not len(places):
         return None, [None, None]
     values = [each.retrieval[exam.judged] for each in (teacher, judged)]
     drop = float(values[0][:, places].mean() - values[1][:, places].mean())
-    if _groups(exam, places) < _LEAST_GROUPS:
+    if confidence is None:
         return drop, [None, None]
     theirs, own = (exam.by_group(each, places) for each in values)
     compared = paired_comparison(theirs, own, exam.judged, higher_is_better=True, confidence=confidence)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Tokenise, content_ids
 from tutelage.errors import ConfigError, DataError, TutelageError
+from tutelage.evaluation.surgery import surgery_table
 from tutelage.models.saving import save_student
 from tutelage.models.sentence import SentenceEncoder
 from tutelage.objectives import Objective
@@ -21,7 +22,7 @@ from tutelage.objectives.embeddings import wants_pca, with_pca
 from tutelage.objectives.pca import PCA
 from tutelage.studies.arm import Progress, build_seeded, weights_digest
 from tutelage.studies.embedding.arms import Pupil, expect_embeddings_alone
-from tutelage.studies.embedding.costing import Deployed, cut_table, embedding_costs, sample
+from tutelage.studies.embedding.costing import Deployed, embedding_costs, sample
 from tutelage.studies.embedding.data import TextSplit
 from tutelage.studies.embedding.encoding import EmbeddingModel, as_inputs, encode, token_count, tokenizer_digest
 from tutelage.studies.embedding.measuring import LEAST_TEXTS, Exam
@@ -152,7 +153,7 @@ class Work:
         for arm, encoder in made.items():
             cut = study.pupils[arm].cut and isinstance(encoder, SentenceEncoder)
             if cut and isinstance(study.teacher, SentenceEncoder):
-                tables[arm] = cut_table(
+                tables[arm] = surgery_table(
                     study.teacher.transformer,
                     encoder.transformer,
                     inputs,

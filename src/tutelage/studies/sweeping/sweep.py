@@ -66,6 +66,7 @@ def run_sweep(search: Search, out: str | Path, progress: Progress | None = None,
     if (folder / RESULT).is_file():
         raise ConfigError(f"{folder} holds a run, expected a folder for the sweep alone: name another one with --out")
     search.check(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     url = search.storage or f"sqlite:///{(folder / DATABASE).resolve()}"
     with gate(folder):
         board = Board(url, search.name, search.space, search.direction)
