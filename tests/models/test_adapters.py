@@ -18,10 +18,13 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from tutelage.data import TransferSet, next_token_labels
 from tutelage.errors import ConfigError, MissingExtraError
 from tutelage.models import merged, rows, with_lora
-from tutelage.models.calling import run_model
+from tutelage.models.decoding import keeps_keys
 from tutelage.models.head import find_head
+from tutelage.models.sampling import Sampling
 from tutelage.models.saving import save_student
+from tutelage.models.writing import write
 from tutelage.objectives import KL, CrossEntropy
+from tutelage.ragged import Ragged
 from tutelage.training import DistillationArguments, DistillationTrainer
 
 IDS = torch.stack(list(random_prompts(9, 9)))
@@ -194,10 +197,24 @@ def test_what_cannot_be_adapted_is_refused(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_packed_texts_stay_apart_through_the_wrapper() -> None:
-    """The wrapper's forward names no positions: left out, each text would be read as going on from the one before it."""
+    """Its forward names neither positions nor the cache: without the ones, or with the other, each text would be read as going on
+    from the one before it."""
     packed = {"input_ids": IDS.reshape(1, -1), "position_ids": torch.arange(IDS.shape[1]).repeat(len(IDS))[None]}
     plain, adapted = language_model(dtype=torch.float64).eval(), student().eval()
     with torch.no_grad():
-        alone = plain(input_ids=IDS).logits.reshape(1, -1, plain.config.vocab_size)
+        alone = plain(input_ids=IDS).logits.reshape(IDS.numel(), -1)
         for model in (plain, adapted):
-            torch.testing.assert_close(run_model(model, packed, use_cache=False).logits, alone)
+            scores, _ = rows.scores_and_features(model, packed, packed["input_ids"], ())
+            torch.testing.assert_close(scores.at(1.0), alone)
+
+
+def test_adapters_write_with_keys_kept() -> None:
+    """Through the wrapper, whose forward does not name them, each token would be paid for with the whole text before it."""
+    adapted = moved(student()).eval()
+    assert keeps_keys(adapted)
+    prompts = Ragged.of(random_prompts(5, 9))
+    found = write(adapted, prompts, Sampling(6, greedy=True), eos=[0])
+    assert (
+        found.completions.lists()
+        == write(merged(adapted), prompts, Sampling(6, greedy=True), eos=[0]).completions.lists()
+    )

@@ -47,7 +47,7 @@ def run_model(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
     """
     if not isinstance(inputs, Mapping):
         return model(inputs, **options)
-    kind = type(_named_by(model))
+    kind = type(asked(model))
     accepted, required = _keywords(kind)
     if not required <= inputs.keys():
         raise ModelError(
@@ -129,8 +129,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _named_by(model: nn.Module) -> nn.Module:
-    """The module whose ``forward`` says what can be given: inside adapters' wrapper, which names few and sends all on."""
+def asked(model: nn.Module) -> nn.Module:
+    """The module whose ``forward`` says by which names it can be asked: inside adapters' wrapper, which names few and sends all on."""
     inner: Any = unwrapped(model)
     return inner.get_base_model() if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model") else inner
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import DataError, ModelError
-from tutelage.models.calling import logits_in, run_model, unwrapped
+from tutelage.models.calling import asked, logits_in, run_model, unwrapped
 from tutelage.models.detours import copied_buffers
 from tutelage.ragged import Ragged
 
@@ -140,7 +140,7 @@ def device_of(model: nn.Module) -> torch.device:
 def keeps_keys(model: nn.Module) -> bool:
     """Whether a model is one of transformers' that keeps keys and values in a cache of its kind."""
     supports: Any = getattr(model, "_supports_default_dynamic_cache", None)
-    return supports is not None and bool(supports()) and "past_key_values" in takes(type(model))
+    return supports is not None and bool(supports()) and "past_key_values" in takes(type(asked(model)))
 
 
 @lru_cache(maxsize=256)
@@ -154,7 +154,7 @@ class _Cached:
 
     def __init__(self, model: nn.Module, room: int) -> None:
         self._model, self._room = model, room
-        self._named = takes(type(model))
+        self._named = takes(type(asked(model)))
         self._cache: Any = None
         self._takes_back = False
         self._mask: Tensor | None = None  # [B, all that there is room for]; None where no row is padded

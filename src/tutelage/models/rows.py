@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.models.calling import Inputs, logits_in, unwrapped
+from tutelage.models.calling import Inputs, asked, logits_in, unwrapped
 from tutelage.models.head import WIDE, Head, TouchedError, bypassed, find_head, leave_dense
 from tutelage.models.layers import indexed, submodule
 from tutelage.models.tapping import expect_examples, run_tapped
@@ -48,7 +48,7 @@ def scores_and_features(
     head = find_head(model, inputs, 0 if per_token else WIDE)
     if head is not None and any(_is(model, layer, head.module) for layer in layers):
         head = None
-    options = {"use_cache": False} if per_token and _caches(type(unwrapped(model))) and _has_cache(model) else {}
+    options = {"use_cache": False} if per_token and _caches(type(asked(model))) and _has_cache(model) else {}
     try:
         with bypassed(model, head) if head is not None else nullcontext() as caught:
             output, features = run_tapped(model, inputs, layers, **options)
