@@ -198,7 +198,7 @@ def begin(study: EmbeddingStudy, folder: Path, progress: Progress) -> Work:
     with tempfile.TemporaryDirectory() as aside:
         for arm, (objective, pupil) in study.lessons.items():
             expect_embeddings_alone(arm, objective)
-            tried = with_axes(objective, values)
+            tried = _with_any_axes(objective, values.shape[1], len(study.data.train))
             trial = replace(work, folder=Path(aside)).plan(arm, study.seed_list[0], pupil, tried, taught)
             _try_arm(trial, study.max_length, sorted(set(probe)))
     expect_same_teacher(work.asked, folder / TEACHER)
@@ -226,6 +226,15 @@ def view_of(encoder: nn.Module, max_length: int, who: str) -> Tokenise:
 def with_axes(objective: Objective, embeddings: Tensor) -> Objective:
     """The objective with the axes of the teacher's embeddings ``[N, D]``, where a term takes them along these."""
     return with_pca(objective, PCA.of(embeddings)) if wants_pca(objective) else objective
+
+
+def _with_any_axes(objective: Objective, width: int, texts: int) -> Objective:
+    """The objective with as many axes as so many texts have at most: those of the few that are tried would be too few."""
+    shares = torch.zeros(width, dtype=torch.float64)
+    shares[: min(width, texts)] = 1.0 / min(width, texts)
+    return (
+        with_pca(objective, PCA(torch.eye(width, dtype=torch.float64), shares)) if wants_pca(objective) else objective
+    )
 
 
 def _saver(view: Tokenise) -> Callable[[EmbeddingModel, Path], None]:
