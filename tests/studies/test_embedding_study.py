@@ -54,7 +54,7 @@ def hasty() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, hasty: None) -> Run:  # noqa: ARG001 - its patches hold here, too
+def done(tmp_path_factory: pytest.TempPathFactory, hasty: None) -> Run:
     folder = tmp_path_factory.mktemp("embedding")
     return folder, study(extra_arms=ARMS).run(folder)
 
@@ -240,6 +240,11 @@ def test_a_copy_of_the_teacher_is_the_teacher(tmp_path: Path) -> None:
     assert ratios["parameters"] == 1.0
 
 
+def _expect_like_starts(folder: Path, *arms: str) -> None:
+    records = [json.loads((folder / arm / "seed-0" / "record.json").read_text()) for arm in arms]
+    assert len({record["fingerprint"]["initial_weights"] for record in records}) == 1
+
+
 def test_every_way_to_make_a_student(tmp_path: Path) -> None:
     """Each way is a word of the config; one that fails would fail after the teacher's hours."""
     ways = {
@@ -254,6 +259,7 @@ def test_every_way_to_make_a_student(tmp_path: Path) -> None:
     rows = {row["what"]: row for row in result["surgery"]["lean"]["rows"]}
     assert rows["vocabulary"]["after"] < rows["vocabulary"]["before"]
     assert result["arms"]["untouched_random"]["mean"]["spearman"] < 0.9
+    _expect_like_starts(tmp_path, "untouched_random", "random")
     for name in ways:
         loaded = load_sentence_encoder(tmp_path / name / "seed-0")
         assert embed_texts(loaded, ["old aa ab new"]).shape == (1, result["arms"][name]["width"])
