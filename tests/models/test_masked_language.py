@@ -106,6 +106,30 @@ def test_the_head_is_the_teachers_where_it_fits_and_the_output_layer_the_student
     assert not torch.equal(other.cls.predictions.transform.dense.weight, stage.cls.predictions.transform.dense.weight)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_with_an_output_layer_of_its_own_gives_its_head_all_the_same(family):
+    """The weight of its output layer is one name more: were the names alone compared, every layer before it would be drawn
+    at random, without a word."""
+    config, kind, _ = FAMILIES[family]
+    untied = config(2)
+    untied.tie_word_embeddings = False
+    teacher = drawn(lambda: kind(untied), 5)
+    with torch.no_grad():
+        teacher.get_output_embeddings().bias.normal_()
+    student = classifier(family, layers=1)
+    stage = drawn(lambda: masked_language_student(student, teacher))
+    output, prefix = stage.get_output_embeddings(), f"{stage.base_model_prefix}."
+    assert output.weight is stage.get_input_embeddings().weight
+    torch.testing.assert_close(output.bias, teacher.get_output_embeddings().bias, rtol=0, atol=0)
+    between = {
+        name: values
+        for name, values in stage.named_parameters()
+        if not name.startswith(prefix) and values is not output.bias
+    }
+    assert between
+    same(between, {name: teacher.get_parameter(name) for name in between})
+
+
 def test_an_encoder_of_another_shape_is_refused():
     """With three layers of four trained, a student would pass for one that passed the stage."""
     stage = drawn(lambda: masked_language_student(classifier(layers=2)))

@@ -63,7 +63,7 @@ def masked_language_student(student: nn.Module, teacher: nn.Module | None = None
     """A masked language model around a copy of a student's encoder; its output layer is its embeddings (Press and Wolf 2017).
 
     What stands between encoder and output layer is copied from the teacher where it has the same layers there, as DistilBERT's was, and
-    else drawn from torch's generator.
+    else drawn from torch's generator; whether the teacher's own output layer is its embeddings does not matter.
 
     Args:
         student: a model with one encoder of transformers, such as a classifier's; it is as before afterwards.
@@ -156,7 +156,8 @@ def _copy_head(teacher: nn.Module, model: Any) -> None:
     """Give a model the teacher's head where that has the very same layers; its output layer's weight is the model's own embeddings."""
     ours = _head(model)
     theirs = _head(teacher) if hasattr(teacher, "base_model_prefix") else {}
-    if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
+    # BERT's bias stands there a second time, unused, where the output layer is not the embeddings
+    if not ours.keys() <= theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
         return
     with torch.no_grad():
         for name, values in ours.items():
@@ -164,9 +165,14 @@ def _copy_head(teacher: nn.Module, model: Any) -> None:
 
 
 def _head(model: Any) -> dict[str, Tensor]:
-    """The parameters outside the encoder; those that are the encoder's own go by the encoder's names."""
-    prefix = f"{model.base_model_prefix}."
-    return {name: values for name, values in model.named_parameters() if not name.startswith(prefix)}
+    """The parameters outside the encoder but the output layer's weight; that layer's bias goes by one name in all models."""
+    prefix, output = f"{model.base_model_prefix}.", model.get_output_embeddings()
+    weight, bias = getattr(output, "weight", None), getattr(output, "bias", None)
+    return {
+        "output bias" if values is bias else name: values
+        for name, values in model.named_parameters()
+        if values is not weight and not name.startswith(prefix)
+    }
 
 
 def _part(name: str) -> str:
