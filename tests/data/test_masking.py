@@ -97,6 +97,20 @@ def test_masks_are_a_function_of_seed_epoch_and_id_alone():
         assert not torch.equal(other.labels, whole.labels[: len(some), :width])
 
 
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_masks_do_not_hang_on_the_side_of_the_padding(whole_words):
+    """With padding before a text, its place in the batch is another in each company: what validation asks for would change
+    with the size of its batches."""
+    some = texts(12)
+    left = MaskedTokens(tokenizer(padding_side="left"), Masking(0.3, whole_words))
+    together = seen([*some, " ".join(["bado"] * 30)], of=left)
+    for row, text in enumerate(some):
+        for alone in (seen([text], of=left), seen([text], of=view(0.3, whole_words))):
+            width = alone.labels.shape[1]
+            torch.testing.assert_close(together.inputs["input_ids"][row, -width:], alone.inputs["input_ids"][0])
+            torch.testing.assert_close(together.labels[row, -width:], alone.labels[0])
+
+
 def test_a_word_is_asked_for_whole():
     """Were a piece of a word left, it would give the others away: the very thing that whole words are for."""
     some = texts(800, words=12)

@@ -146,9 +146,11 @@ class MaskedTokens:
         draws = replace(draws, epoch=0) if self.fixed else draws
         ids = given["input_ids"]
         tokens = ids.shape[1]
-        asked = self.masking.asked(maskable, words, draws.uniform("masking", tokens))
-        how = draws.uniform("masking, how", tokens)
-        others = self._others[draws.integers("masking, other", 0, len(self._others) - 1, tokens)]
+        # counted in the text: where padding stands before it, its column is one of the batch
+        places = (given["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+        asked = self.masking.asked(maskable, words, draws.uniform("masking", tokens).gather(1, places))
+        how = draws.uniform("masking, how", tokens).gather(1, places)
+        others = self._others[draws.integers("masking, other", 0, len(self._others) - 1, tokens).gather(1, places)]
         shown = torch.where(how < _HIDDEN, self.tokenizer.mask_token_id, ids)
         shown = torch.where((how >= _HIDDEN) & (how < _HIDDEN + _EXCHANGED), others, shown)
         labels = torch.where(asked, ids, NO_LABEL)
