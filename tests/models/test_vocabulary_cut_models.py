@@ -39,6 +39,7 @@ from vocabulary_cut_tokenizers import SENTENCES, TOKENIZERS, tokenizer_of
 from tutelage.errors import ModelError
 from tutelage.models import with_lora
 from tutelage.models.vocabulary_cut import VocabularyCut, cut_vocabulary
+from tutelage.models.vocabulary_cut_rows import row_count, with_rows
 
 TEXTS = [SENTENCES[0], SENTENCES[4], "a bird"]
 SMALL: dict[str, Any] = {
@@ -263,3 +264,22 @@ def test_a_model_that_cannot_be_cut():
     other.register_parameter("of_tokens", nn.Parameter(torch.zeros(len(tokenizer))))
     with pytest.raises(ModelError, match="of_tokens"):
         cut_vocabulary(other, tokenizer, TEXTS)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama", "bart"])
+def test_rows_in_another_order_are_put_into_it(name: str) -> None:
+    """With as many rows as before no shape tells which weights belong to tokens: left where they were, every token would read
+    another one's row under its new number."""
+    model, _ = model_of(name)
+    rows = row_count(model)
+    padding = model.config.pad_token_id
+    free = [number for number in range(rows) if number != padding]
+    swapped = dict(zip(free, free[::-1], strict=True))
+    order = [swapped.get(number, number) for number in range(rows)]
+    made = with_rows(model, order)
+    assert torch.equal(made.get_input_embeddings().weight, model.get_input_embeddings().weight[order])
+    ids = torch.tensor([free[5:12]])
+    new = torch.tensor([[order.index(number) for number in free[5:12]]])
+    with torch.no_grad():
+        before, after = model(input_ids=ids).logits, made(input_ids=new).logits
+    assert torch.equal(after, before[..., order])

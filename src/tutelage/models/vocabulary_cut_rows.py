@@ -62,10 +62,15 @@ def with_rows(model: Any, kept: list[int]) -> Any:
     _renumber(list(_settings(config)), new_numbers)
     config.get_text_config().vocab_size = len(kept)
     smaller = _built(model, config)
-    rows = row_count(model)
-    expected = dict(_tensors(smaller))
+    expected = {at: values.shape for at, values in _tensors(smaller)}
+    rows, other, shapes = row_count(model), len(kept), expected
+    if rows == other and kept != list(range(rows)):
+        # in another order alone: which axes count tokens shows in a model with one more
+        other, longer = rows + 1, copy.deepcopy(config)
+        longer.get_text_config().vocab_size = other
+        shapes = {at: values.shape for at, values in _tensors(_built(model, longer))}
     tensors = {
-        at: _rows_of(at, values, expected[at].shape, rows, kept) for at, values in _tensors(model) if at in expected
+        at: _rows_of(at, values, shapes[at], (rows, other), kept) for at, values in _tensors(model) if at in expected
     }
     _load(smaller, tensors, set(model.state_dict()), name)
     if (generation := getattr(model, "generation_config", None)) is not None:
@@ -165,16 +170,24 @@ def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _rows_of(at: str, values: Tensor, shape: torch.Size, rows: int, kept: list[int]) -> Tensor:
-    """A copy of what stays of a tensor: rows of tokens along the one axis that counts them."""
+def _rows_of(at: str, values: Tensor, shape: torch.Size, counts: tuple[int, int], kept: list[int]) -> Tensor:
+    """A copy of what stays of a tensor: rows of tokens along the one axis that counts them.
+
+    Args:
+        at: the tensor's name.
+        values: the tensor.
+        shape: with another number of tokens.
+        counts: the number that there are, and that other one.
+        kept: rows to take.
+    """
     axes = [axis for axis, (before, after) in enumerate(zip(values.shape, shape, strict=False)) if before != after]
     if values.ndim == len(shape) and not axes:
         return values.detach().clone()
     counted = len(axes) == 1 and values.ndim == len(shape)
-    if not counted or (values.shape[axes[0]], shape[axes[0]]) != (rows, len(kept)):
+    if not counted or (values.shape[axes[0]], shape[axes[0]]) != counts:
         raise ModelError(
-            f"{at} is {list(values.shape)} with {rows:,} tokens and {list(shape)} with {len(kept):,}, expected one axis that counts them: "
-            "which of its rows stay is not known; leave the vocabulary as it is"
+            f"{at} is {list(values.shape)} with {counts[0]:,} tokens and {list(shape)} with {counts[1]:,}, expected one axis that counts "
+            "them: which of its rows stay is not known; leave the vocabulary as it is"
         )
     return values.detach().index_select(axes[0], torch.tensor(kept, device=values.device))
 
