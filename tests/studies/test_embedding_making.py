@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedding_tiny import data, encoder, split, study, terms
+import torch
+from embedding_tiny import bert, data, encoder, split, study, teacher, terms, tokenizer
 
 from tutelage.errors import ObjectiveError
+from tutelage.models.sentence import Dense, Normalise, SentenceEncoder
 from tutelage.studies.arm import Silent
-from tutelage.studies.embedding import EmbeddingArm, EmbeddingStudy, Pupil
+from tutelage.studies.embedding import EmbeddingArm, EmbeddingStudy, Pupil, models
 from tutelage.studies.embedding.models import CutTo, Making
 from tutelage.studies.embedding.work import begin
 
@@ -37,3 +39,39 @@ def test_more_axes_than_texts_are_refused_at_once(tmp_path: Path) -> None:
     few = replace(data(), train=split(range(11)))
     with pytest.raises(ObjectiveError, match=r"the arm 'table': .*nothing along its axis number 24"):
         begin(_along_axes(data=few), tmp_path, Silent())
+
+
+@pytest.mark.parametrize(
+    "to", [CutTo(), CutTo(layers=1), CutTo(layers=1, at_random=True), CutTo(hidden=8, vocabulary=True)]
+)
+def test_a_student_of_a_teacher_held_in_fewer_bits_is_trained_in_float32(to: CutTo) -> None:
+    """In bfloat16 steps of 2e-4 are rounded away, and an arm would be compared with another of twice its bytes."""
+    after = [] if to.hidden else [Dense(16, 16), Normalise()]
+    half = SentenceEncoder(bert(), after=after, tokenizer=tokenizer(), max_length=16).to(torch.bfloat16)
+    made = Making(half, data().train.texts, 16).cut(to)()
+    assert {values.dtype for values in made.parameters()} == {torch.float32}
+    assert {values.dtype for values in half.parameters()} == {torch.bfloat16}
+    embedded = made(**made.tokenise(["old aa ab new"])).embedding
+    assert embedded.dtype == torch.float32
+
+
+def test_what_counts_is_measured_on_texts_from_all_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file sorted by category would leave the student the units of its first category alone."""
+    measured: list[torch.Tensor] = []
+
+    def seen(module: Any, batches: Any) -> Any:
+        measured.extend(batch["input_ids"] for batch in batches)
+
+    monkeypatch.setattr(models, "_MEASURED_ON", 20)
+    monkeypatch.setattr(models, "importance_of", seen)
+    monkeypatch.setattr(models, "shrink", lambda module, **_: module)
+    texts = sorted(data().train.texts, key=lambda text: text.split()[1])
+    found: list[set[str]] = []
+    for order in (texts, texts[::-1]):
+        measured.clear()
+        Making(teacher(), order, 16).cut(CutTo(feed_forward=8))()
+        rows = [row for batch in measured for row in batch]
+        assert len(rows) == 20
+        found.append({tokenizer().decode(row, skip_special_tokens=True) for row in rows})
+    assert found[0] == found[1]
+    assert {text.split()[1][0] for text in found[0]} == {"a", "f", "p"}

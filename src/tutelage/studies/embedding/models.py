@@ -16,6 +16,7 @@ from tutelage.models.sentence import SentenceEncoder, with_transformer
 from tutelage.models.sentence_static import static_from_teacher
 from tutelage.models.shrinking import Importance, importance_of, shrink
 from tutelage.models.vocabulary_cut import cut_vocabulary
+from tutelage.studies.embedding.costing import sample
 from tutelage.studies.embedding.encoding import as_inputs
 
 #: Texts on which the importance of layers and units is measured, and how many of them at a time.
@@ -123,7 +124,8 @@ class Making:
             smaller, tokenizer = found.model, found.tokenizer
         for parameter in smaller.parameters():
             parameter.requires_grad_(True)
-        return with_transformer(encoder, smaller, copy.deepcopy(tokenizer))
+        # a teacher may be held in fewer bits, in which small steps of a training are lost
+        return with_transformer(encoder, smaller, copy.deepcopy(tokenizer)).float()
 
     def _importance(self, to: CutTo, encoder: SentenceEncoder) -> Importance | None:
         """Of layers and units, where some of them are to be chosen by it."""
@@ -131,7 +133,8 @@ class Making:
         if not by_layers and not (set(to.sizes) - {"layers"}):
             return None
         view = Tokenise(encoder.tokenizer, self.max_length)
-        texts = list(self.texts[:_MEASURED_ON])
+        # the first of a file may all be of one kind
+        texts = sample(self.texts, min(_MEASURED_ON, len(self.texts)))
         batches = (as_inputs(view, texts[start : start + _AT_A_TIME]) for start in range(0, len(texts), _AT_A_TIME))
         with torch.random.fork_rng(devices=[]):
             return importance_of(encoder.transformer, batches)
