@@ -299,6 +299,7 @@ def _not_finite() -> nn.Module:
         ({"arms": ("untouched",)}, ConfigError, "expected 'kd'"),
         ({"extra_arms": {"student": EmbeddingArm(terms("embedding_mse"))}}, ConfigError, "cannot be called 'student'"),
         ({"training": {**TRAINING, "seed": 3}}, ConfigError, "training.seed is the study's to set"),
+        ({"training": {**TRAINING, "metric_for_best_model": "accuracy"}}, ConfigError, "'spearman' alone"),
         ({"training": {**TRAINING, "optim": "none_such"}}, ConfigError, "none_such"),
         ({"teacher": _not_finite()}, TeacherError, "NaN or infinity for"),
         (

@@ -309,11 +309,17 @@ def _check_training(training: Mapping[str, Any]) -> None:
     """Find out what the training's arguments are worth.
 
     Raises:
-        ConfigError: an argument that is the study's to set, or that ``transformers`` refuses.
+        ConfigError: an argument that is the study's to set, a metric that is not watched, or what ``transformers`` refuses.
     """
     for owned in OWNED_ARGUMENTS:
         if owned in training:
             raise ConfigError(f"training.{owned} is the study's to set (seeds and folders of all arms); leave it out")
+    best = training.get("metric_for_best_model")
+    if best is not None and str(best).removeprefix("eval_") != "spearman":
+        raise ConfigError(
+            f"training.metric_for_best_model is {best!r}, and what is watched here is 'spearman' alone: the first evaluation would end in "
+            "an error; write spearman, or leave it out"
+        )
     with tempfile.TemporaryDirectory() as aside:
         try:
             DistillationArguments(output_dir=aside, **{**EMBEDDING_DEFAULTS, **training})
