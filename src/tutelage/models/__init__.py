@@ -10,12 +10,14 @@ from tutelage.models.sampling import Sampling
 from tutelage.models.scoring import choice_scores
 from tutelage.models.shrinking import Importance, importance_of, keep_layers, shrink
 from tutelage.models.tapping import logits_and_features
+from tutelage.models.vocabulary_cut import VocabularyCut, cut_vocabulary
 from tutelage.models.writing import Written, write
 
 __all__ = [
     "Importance",
     "ModelSource",
     "Sampling",
+    "VocabularyCut",
     "Written",
     "bad_rows",
     "block_names",
@@ -23,6 +25,7 @@ __all__ = [
     "choice_scores",
     "class_logits",
     "count_parameters",
+    "cut_vocabulary",
     "import_from_file",
     "importance_of",
     "keep_layers",
