@@ -92,6 +92,8 @@ def test_the_words_for_layers():
         "important:0",
         0,
         7,
+        True,
+        2.5,
         [],
         [2, 1],
     ):

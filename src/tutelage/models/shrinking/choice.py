@@ -26,6 +26,10 @@ def layer_numbers(layers: int | Sequence[int] | str | None, of: int, importance:
     """
     if layers is None:
         return list(range(of))
+    if isinstance(layers, bool) or not isinstance(layers, int | str | Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ModelError(
+            f"layers is {layers!r}, expected how many, their numbers, or words such as 'every_other' and 'first:3'"
+        )
     if isinstance(layers, int):
         return even_layers(layers, of)
     if not isinstance(layers, str):
