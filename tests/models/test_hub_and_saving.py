@@ -23,7 +23,7 @@ from transformers import (
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models import ModelSource, class_logits, load_model
 from tutelage.models.loading import load_weights
-from tutelage.models.saving import WEIGHTS_FILE, save_student
+from tutelage.models.saving import WEIGHTS_FILE, name_classes, save_student
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TEXTS = {
@@ -186,3 +186,16 @@ def test_hugging_face_model_is_saved_as_its_folder(tmp_path: Path):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
     loaded = load_model(ModelSource(hub="out", folder=tmp_path)).eval()
     torch.testing.assert_close(class_logits(loaded, TEXTS), class_logits(bert, TEXTS), rtol=0, atol=0)
+
+
+def test_a_saved_classifier_names_its_classes(tmp_path: Path) -> None:
+    """LABEL_2 says nothing to whoever loads it; names that a model brings are its own."""
+    student = _bert()
+    name_classes(student, ["sport", "money"])
+    assert student.config.id2label[2] == "LABEL_2", "as many names as classes, or none"
+    name_classes(student, ["sport", "money", "health"])
+    name_classes(student, ["a", "b", "c"])
+    loaded = BertForSequenceClassification.from_pretrained(save_student(student, tmp_path))
+    assert loaded.config.id2label == {0: "sport", 1: "money", 2: "health"}
+    assert loaded.config.label2id["health"] == 2
+    name_classes(nn.Linear(2, 2), ["a", "b"])

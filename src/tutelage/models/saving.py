@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def save_student(model: nn.Module, folder: Path, processing: Any = None) -> Path
     if processing is not None:
         processing.save_pretrained(folder)
     return folder
+
+
+def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Write the classes' names into a Hugging Face classifier's config, where it has none but ``LABEL_0`` and so on.
+
+    Args:
+        model: the classifier; anything else is left as it is.
+        names: one a class; None where they are not known.
+    """
+    config: Any = getattr(unwrapped(model), "config", None)
+    found: Any = getattr(config, "id2label", None)
+    if names is None or not found or len(found) != len(names):
+        return
+    if all(name == f"LABEL_{number}" for number, name in found.items()):
+        config.id2label = {number: str(name) for number, name in enumerate(names)}
+        config.label2id = {str(name): number for number, name in enumerate(names)}
 
 
 def load_student(model: nn.Module, folder: Path) -> nn.Module:

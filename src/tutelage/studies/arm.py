@@ -24,7 +24,7 @@ from tutelage.errors import CheckpointError
 from tutelage.evaluation import classification_metrics
 from tutelage.files import sha256_of, write_atomically
 from tutelage.models import class_logits, on_device
-from tutelage.models.saving import save_student
+from tutelage.models.saving import name_classes, save_student
 from tutelage.objectives import Objective
 from tutelage.teachers import Teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
@@ -288,6 +288,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _commit(run: ArmRun, student: nn.Module, plan: ArmPlan, fingerprint: Mapping[str, Any], together: int) -> None:
+    name_classes(student, plan.train.class_names)
     save_student(student, run.folder, plan.processing)
     save_file(
         {"ids": plan.test.ids, "labels": plan.test.known_labels, "logits": torch.from_numpy(run.test_logits)},
