@@ -46,6 +46,8 @@ def test_what_would_decide_is_said_once() -> None:
     """Said twice, the second number is looked at for a difference."""
     why = "About 63 test examples in all would decide with a chance of 80%."
     assert gate_needs({"needs": {"seeds": None, "examples": 63, "why": why}}) == why
+    rounded = "About 130,000 test examples in all would decide."
+    assert gate_needs({"needs": {"seeds": None, "examples": 121_576, "why": rounded}}) == rounded
     assert gate_needs({"needs": {"examples": 63, "why": "With one seed."}}).startswith("To decide: about 63 test")
 
 

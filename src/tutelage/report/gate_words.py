@@ -95,8 +95,8 @@ def gate_needs(gate: Record) -> str:
         if count is not None
     ]
     why = text(needs.get("why"))
-    # most reasons begin with the same numbers
-    said = any(why.startswith(f"About {count} ") for count in counts)
+    # most reasons begin with the same numbers, in round figures
+    said = re.match(r"About [\d,]+ (seed|test example)", why) is not None
     asked = f"To decide: about {' or '.join(counts)} in all." if counts and not said else ""
     return " ".join(part for part in (asked, why) if part)
 
