@@ -123,17 +123,27 @@ def test_many_texts_of_one_group_are_few() -> None:
     assert [(row["task"], row["few"]) for row in rows] == [("b", False), ("a", True)]
 
 
-def test_no_gate_looks_at_a_handful_of_texts() -> None:
-    """Two texts would reject a student, or keep it at hold for ever; left out in silence, they would be taken for judged."""
-    handful = {"task": "art", "drop": 0.9, "ci": [None, None], "queries": 2, "few": True}
+def test_a_handful_of_texts_neither_rejects_nor_is_passed_over() -> None:
+    """Two texts would reject a student by chance; and one that lost every small task would be shipped on the large ones."""
+    handful = {"task": "art", "drop": 0.1, "ci": [None, None], "queries": 2, "few": True}
+    lost = [{**handful, "task": task, "drop": drop} for task, drop in (("ode", 0.8), ("epic", 0.9))]
     gates = EmbeddingGates(worst_task_drop=0.1)
-    (found,) = [
-        gate
-        for gate in judge_embedding(gates, evidence(tasks=[*evidence().tasks, handful]))["gates"]
-        if gate["name"] == "worst_task_drop"
-    ]
+
+    def judged(*few: dict[str, Any]) -> dict[str, Any]:
+        return judge_embedding(gates, evidence(tasks=[*evidence().tasks, *few]))["gates"][-1]
+
+    found = judged(handful)
     assert (found["passed"], found["value"]) == (True, 0.05)
     assert "Left out: a task with fewer than 20 texts with answers" in found["why"]
+    found = judged(handful, *lost)
+    assert (found["passed"], found["value"]) == (None, 0.05)
+    assert "Left out: 3 tasks with fewer than 20" in found["why"]
+    assert "2 of them lose more than the 10 points allowed, 'epic' 90 points on 2 texts" in found["why"]
+    assert "One of them loses more than the 10 points allowed, 'ode' 80" in judged(lost[0])["why"]
+    surely = judge_embedding(EmbeddingGates(worst_task_drop=0.02), evidence(tasks=[*evidence().tasks, *lost]))["gates"][
+        -1
+    ]
+    assert surely["passed"] is False
     alone = judge_embedding(gates, evidence(tasks=[handful]))["gates"][-1]
     assert (alone["passed"], alone["value"]) == (None, None)
     assert "Every task has fewer than 20 texts" in alone["why"]

@@ -132,7 +132,7 @@ def _recall(limit: float | None, evidence: Evidence) -> Json | None:
 
 
 def _worst_task(limit: float | None, evidence: Evidence) -> Json | None:
-    """The task that loses most of the teacher's recall: none may lose more than the limit; those too small to say are left out."""
+    """The task that loses most of the teacher's recall: none may lose more than the limit, and one too small to say is no pass."""
     if limit is None:
         return None
     name, known = "worst_task_drop", [row for row in evidence.tasks if row["drop"] is not None and not row["few"]]
@@ -159,6 +159,8 @@ def _worst_task(limit: float | None, evidence: Evidence) -> Json | None:
         why = f"{said}; {surest['task']!r} loses {100 * low:.3g} to {100 * high:.3g} points (simultaneous 95% interval), beyond {allowed}."
         return gate_of(name, most["drop"], limit, False, why + aside)
     unsure = [row for row in known if None in row["ci"] or row["ci"][1] > limit]
+    if not unsure and (lost := _lost_of_few(limit, evidence)):
+        return gate_of(name, most["drop"], limit, None, f"{said}.{aside} {lost}")
     if not unsure:
         why = f"{said}; every task's interval (95%, simultaneous) is within {allowed}."
         return gate_of(name, most["drop"], limit, True, why + aside)
@@ -167,6 +169,20 @@ def _worst_task(limit: float | None, evidence: Evidence) -> Json | None:
         "more test texts of them would decide."
     )
     return gate_of(name, most["drop"], limit, None, why + aside)
+
+
+def _lost_of_few(limit: float, evidence: Evidence) -> str | None:
+    """In words the left-out tasks whose drop exceeds the limit, by chance or not; None where there is none."""
+    lost = [row for row in evidence.tasks if row["few"] and row["drop"] is not None and row["drop"] > limit]
+    if not lost:
+        return None
+    most = max(lost, key=lambda row: row["drop"])
+    many = "One of them loses" if len(lost) == 1 else f"{len(lost):,} of them lose"
+    texts = "one text" if most["queries"] == 1 else f"{most['queries']:,} texts"
+    return (
+        f"{many} more than the {100 * limit:.3g} points allowed, {most['task']!r} {100 * most['drop']:.3g} points on {texts}: too few to "
+        "tell from chance, too much to pass; more test texts of such tasks would decide."
+    )
 
 
 def _size(limit: float | None, cost: Mapping[str, Any]) -> Json | None:
