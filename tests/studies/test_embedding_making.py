@@ -12,6 +12,7 @@ from embedding_tiny import bert, data, encoder, split, study, teacher, terms, to
 
 from tutelage.errors import ObjectiveError
 from tutelage.models.sentence import Dense, Normalise, SentenceEncoder
+from tutelage.models.sentence_static import static_from_teacher
 from tutelage.studies.arm import Silent
 from tutelage.studies.embedding import EmbeddingArm, EmbeddingStudy, Pupil, models
 from tutelage.studies.embedding.models import CutTo, Making
@@ -53,6 +54,18 @@ def test_a_student_of_a_teacher_held_in_fewer_bits_is_trained_in_float32(to: Cut
     assert {values.dtype for values in half.parameters()} == {torch.bfloat16}
     embedded = made(**made.tokenise(["old aa ab new"])).embedding
     assert embedded.dtype == torch.float32
+
+
+@pytest.mark.parametrize("tokens", ["outputs", "inputs"])
+def test_a_tables_tokens_are_weighted_by_how_often_the_texts_have_them(tokens: Any) -> None:
+    """The lowest ids of a vocabulary are marks that no text has: taken for the most frequent, they alone would weigh little."""
+    texts = [*["old aa"] * 6, "old bb", "bb aa"]
+    plain = static_from_teacher(teacher(), tokens=tokens, sif=None).table.weight
+    made: Any = Making(teacher(), texts, 16).static(None, tokens)()
+    ids = tokenizer().get_vocab()
+    for word in ("old", "aa", "never", "small"):
+        share = sum(text.split().count(word) for text in texts) / sum(len(text.split()) for text in texts)
+        torch.testing.assert_close(made.table.weight[ids[word]], plain[ids[word]] * (1e-4 / (1e-4 + share)))
 
 
 def test_what_counts_is_measured_on_texts_from_all_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tutelage.data import Tokenise
@@ -96,7 +98,7 @@ class Making:
         return make
 
     def static(self, width: int | None, tokens: Literal["outputs", "inputs"]) -> Callable[[], nn.Module]:
-        """Makes fresh tables of the teacher's tokens: all alike.
+        """Makes fresh tables of the teacher's tokens, weighted by how often the texts have them: all alike.
 
         Args:
             width: of the table; None for the teacher's.
@@ -109,10 +111,22 @@ class Making:
 
         def make() -> nn.Module:
             if not known:
-                known.append(static_from_teacher(_layered(self.teacher), tokens=tokens, width=width))
+                encoder = _layered(self.teacher)
+                counts = None if encoder.tokenizer is None else self._counts(encoder, tokens)
+                known.append(static_from_teacher(encoder, tokens=tokens, width=width, counts=counts))
             return copy.deepcopy(known[0])
 
         return make
+
+    def _counts(self, encoder: SentenceEncoder, tokens: Literal["outputs", "inputs"]) -> NDArray[np.int64]:
+        """How often the texts have each token that the table has a row for ``[V]``."""
+        transformer: Any = encoder.transformer
+        rows = transformer.get_input_embeddings().num_embeddings if tokens == "inputs" else len(encoder.tokenizer)
+        whole = encoder.tokenizer(list(self.texts), add_special_tokens=False, truncation=False, verbose=False)
+        # ids are no ranks: the lowest are often marks and characters that no text has
+        return np.bincount(
+            np.concatenate([np.array(ids, dtype=np.int64) for ids in whole["input_ids"]]), minlength=rows
+        )
 
     def _cut(self, to: CutTo, encoder: SentenceEncoder) -> SentenceEncoder:
         transformer, tokenizer = encoder.transformer, encoder.tokenizer
