@@ -156,7 +156,8 @@ def test_the_task_decides_which_config_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"this works on classifiers: do it by hand"):
         load_classifier_config(path, instead="do it by hand")
     with pytest.raises(
-        ConfigError, match="'language_modle', expected 'classification' or 'language_model' or 'embedding'; did you mean"
+        ConfigError,
+        match="'language_modle', expected 'classification' or 'language_model' or 'embedding'; did you mean",
     ):
         load_config(path, ["task=language_modle"])
     classifier = {name: value for name, value in BASE.items() if name != "task"} | {

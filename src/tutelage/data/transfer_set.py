@@ -205,9 +205,7 @@ class TransferSet(Dataset[Batch]):
     def with_student_view(self, view: View) -> TransferSet:
         """The same examples with another view for the student; what the teacher sees stays as it is."""
         seen = self._seen_by_teacher
-        return self._sharing_ids(
-            replace(self, student_view=view, teacher_view=Chain([]) if seen is None else seen)
-        )
+        return self._sharing_ids(replace(self, student_view=view, teacher_view=Chain([]) if seen is None else seen))
 
     def _sharing_ids(self, other: TransferSet) -> TransferSet:
         other.__dict__["ids"] = self.ids

@@ -145,9 +145,14 @@ def transfer_section(result: Record) -> list[tuple[str, str]]:
         ("Completions written by", author.get(text(found.get("completions")), "not recorded")),
         (
             "Cut at the longest length",
-            count("cut", "" if not cut_ else ", of all splits together: what was cut off, and their end, is not taught"),
+            count(
+                "cut", "" if not cut_ else ", of all splits together: what was cut off, and their end, is not taught"
+            ),
         ),
-        ("Left out as too long", count("dropped", "" if not dropped else ", of all splits together: no room was left for a completion")),
+        (
+            "Left out as too long",
+            count("dropped", "" if not dropped else ", of all splits together: no room was left for a completion"),
+        ),
         ("Prompts, mean", "; ".join(prompts) or "not recorded"),
         ("Layout", text(found.get("layout")) or "not recorded"),
         (

@@ -103,10 +103,11 @@ def refuse_other_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrained
     )
     if found.differing:
         pairs = [f"{token} ({_name(own)} / {_name(other)})" for token, own, other in found.differing]
+        count = "1 number means" if len(pairs) == 1 else f"{len(pairs):,} numbers mean"
         raise ConfigError(
-            f"student and teacher have different tokenizers, of {found.sizes[0]:,} and {found.sizes[1]:,} tokens: "
-            f"{'1 number means' if len(pairs) == 1 else f'{len(pairs):,} numbers mean'} different tokens (student's / teacher's): {some(pairs)}. The teacher would read other words than the "
-            f"student, and its probability of one token would be taught as that of another. {ways}"
+            f"student and teacher have different tokenizers, of {found.sizes[0]:,} and {found.sizes[1]:,} tokens: {count} different "
+            f"tokens (student's / teacher's): {some(pairs)}. The teacher would read other words than the student, and its probability "
+            f"of one token would be taught as that of another. {ways}"
         )
     why = f"other merges, {found.merges:,} of them" if found.merges else "another normaliser, or splitter"
     shown = f", {found.probes[0]!r:.60} among them" if found.probes else ""
