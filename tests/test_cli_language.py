@@ -83,7 +83,12 @@ def test_the_starter_runs_as_it_is_written_but_for_the_model(
     pieces = f"tokenizer: {project}/models.py:long_pieces"
     own = [f"{who}={{model: {{python: '{project}/models.py:wide_{who}'}}, {pieces}}}" for who in ("student", "teacher")]
     # the tiny models read 128 tokens, and theirs are single letters
-    short = ("training.max_steps=2", "study.arms=[kd]", "samples.count=1", 'views.teacher={text: "Route {{ ticket }}:"}')
+    short = (
+        "training.max_steps=2",
+        "study.arms=[kd]",
+        "samples.count=1",
+        'views.teacher={text: "Route {{ ticket }}:"}',
+    )
     left = tutelage("run", "config.yaml", *sets(*own, *short))
     assert left.code == 0, left.err
 
