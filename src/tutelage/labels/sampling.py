@@ -155,17 +155,15 @@ def drawn_apart(
             target_NC = _scaled(block.at(kept.temperature), kept.temperature).double().softmax(-1).cpu()
             counts_NK = counts_NK * p_NC.gather(1, places_NK) / target_NC.gather(1, places_NK)
         counts_NK = counts_NK.nan_to_num(nan=0.0, posinf=0.0).masked_fill(ids_NK < 0, 0.0).round().long()
+        # a row's classes rise as its points do: the place of each draw is the first whose running count is above it
+        last_NK = counts_NK.cumsum(-1)
+        draws_Nn = torch.arange(draws).expand(len(points_Nn), -1).contiguous()
+        place_Nn = torch.searchsorted(last_NK, draws_Nn, right=True).clamp(max=last_NK.shape[1] - 1)
         ends_NK = p_NC.cumsum(-1).gather(1, places_NK)
-        starts_NK = ends_NK - p_NC.gather(1, places_NK)
-        for row in range(len(points_Nn)):
-            counts = counts_NK[row]
-            if int(counts.sum()) != draws:
-                apart.append(torch.tensor(math.inf, dtype=torch.float64))
-                continue
-            before = starts_NK[row].repeat_interleave(counts) - points_Nn[row]
-            behind = points_Nn[row] - ends_NK[row].repeat_interleave(counts)
-            apart.append(torch.maximum(before, behind).amax().clamp(min=0.0))
-    return torch.stack(apart) if apart else torch.zeros(0, dtype=torch.float64)
+        ends_Nn, starts_Nn = (side.gather(1, place_Nn) for side in (ends_NK, ends_NK - p_NC.gather(1, places_NK)))
+        apart_N = torch.maximum(starts_Nn - points_Nn, points_Nn - ends_Nn).amax(-1).clamp(min=0.0)
+        apart.append(apart_N.masked_fill(last_NK[:, -1] != draws, math.inf))
+    return torch.cat(apart) if apart else torch.zeros(0, dtype=torch.float64)
 
 
 @torch.no_grad()
