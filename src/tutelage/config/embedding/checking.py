@@ -15,6 +15,7 @@ from tutelage.config.embedding.schema import (
     EmbeddingStudentSection,
 )
 from tutelage.config.explaining import EXAMPLES, explain, nearest, together
+from tutelage.config.source_keys import SOURCE_KEYS, check_source
 from tutelage.config.training import check_training
 from tutelage.errors import ConfigError
 
@@ -37,14 +38,8 @@ _EXAMPLES: Mapping[str, str] = {
     "training": "training: {num_train_epochs: 3, per_device_train_batch_size: 64, learning_rate: 1e-4}",
 }
 
-#: The keys that each source reads, besides those that every source has.
-_SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
-    "jsonl": ("path", "test_path"),
-    "csv": ("path", "test_path"),
-    "parquet": ("path", "test_path"),
-    "hub": ("path", "name", "revision", "split", "test_split"),
-    "python": ("python",),
-}
+#: The keys that each source reads.
+_SOURCE_KEYS = {"csv": SOURCE_KEYS["jsonl"], **SOURCE_KEYS}
 
 
 def check_embedding_config(data: Mapping[str, Any], where: str) -> EmbeddingConfig:
@@ -96,22 +91,9 @@ def _spelt_out(said: Any) -> Any:
 
 
 def _check_data(data: EmbeddingDataSection) -> list[str]:
-    own = _SOURCE_KEYS.get(data.source)
-    if own is None:
-        known = list(_SOURCE_KEYS)
-        return [
-            f"unknown data source {data.source!r}{nearest(data.source, known)} (data.source is one of {', '.join(known)})"
-        ]
-    problems: list[str] = []
-    if getattr(data, own[0]) is None:
-        problems.append(f"data.{own[0]} is missing: the source {data.source!r} reads it")
-    others = sorted({key for keys in _SOURCE_KEYS.values() for key in keys} - set(own))
-    problems += [
-        f"data.{key} does nothing with the source {data.source!r}, which reads {', '.join(own)}: leave it out, or choose the source "
-        "that reads it"
-        for key in others
-        if getattr(data, key) is not None
-    ]
+    problems = check_source(data, _SOURCE_KEYS)
+    if data.source not in _SOURCE_KEYS:
+        return problems
     named = [name for name in ("groups", "tasks") if getattr(data, name) == data.text]
     problems += [
         f"data.{name} is {data.text!r}, the column of the texts: each text would be a {name[:-1]} of its own; name another column"

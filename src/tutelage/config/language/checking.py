@@ -19,6 +19,7 @@ from tutelage.config.language.schema import (
     PromptSection,
     ScoreSection,
 )
+from tutelage.config.source_keys import SOURCE_KEYS, check_source
 from tutelage.config.training import check_training
 from tutelage.errors import ConfigError
 
@@ -34,14 +35,6 @@ _EXAMPLES: Mapping[str, str] = {
     "student": "student: {model: {hub: folder-or-id}}, or {from: teacher, layers: 6}",
     "objective": "objective: [{term: kl}]",
     "training": "training: {num_train_epochs: 1, per_device_train_batch_size: 8, learning_rate: 2e-5}",
-}
-
-#: The keys that each source reads, besides those that every source has.
-_SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
-    "jsonl": ("path", "test_path"),
-    "parquet": ("path", "test_path"),
-    "hub": ("path", "name", "revision", "split", "test_split"),
-    "python": ("python",),
 }
 
 
@@ -89,22 +82,9 @@ def _spelt_out(said: Any) -> Any:
 
 
 def _check_data(data: LanguageDataSection) -> list[str]:
-    own = _SOURCE_KEYS.get(data.source)
-    if own is None:
-        known = list(_SOURCE_KEYS)
-        return [
-            f"unknown data source {data.source!r}{nearest(data.source, known)} (data.source is one of {', '.join(known)})"
-        ]
-    problems = [
-        f"data.{own[0]} is missing: the source {data.source!r} reads it" for _ in "x" if getattr(data, own[0]) is None
-    ]
-    others = sorted({key for keys in _SOURCE_KEYS.values() for key in keys} - set(own))
-    problems += [
-        f"data.{key} does nothing with the source {data.source!r}, which reads {', '.join(own)}: leave it out, or choose the source "
-        "that reads it"
-        for key in others
-        if getattr(data, key) is not None
-    ]
+    problems = check_source(data, SOURCE_KEYS)
+    if data.source not in SOURCE_KEYS:
+        return problems
     if data.completions == "teacher" and data.turns == "all":
         problems.append(
             "data.turns is 'all' with completions: teacher, and a teacher writes the last answer alone: leave turns out"
