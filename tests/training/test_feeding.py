@@ -6,7 +6,7 @@ import pytest
 import torch
 from training_helpers import arguments, network, trained, trainer_of, transfer_set
 
-from tutelage.data import GaussianNoise, TransferSet
+from tutelage.data import Completions, GaussianNoise, Ragged, TransferSet, input_lengths
 from tutelage.errors import ConfigError
 from tutelage.training.feeding import EpochBatches, EpochLoader
 
@@ -35,7 +35,56 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 def test_sequential_is_the_set_s_own_order():
     """``train_sampling_strategy='sequential'`` that still shuffled would break whoever sorted by length."""
-    assert rows_of(EpochBatches(transfer_set(10), 4, seed=0, shuffle=False), 5) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert rows_of(EpochBatches(transfer_set(10), 4, seed=0, strategy="sequential"), 5) == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+
+
+def test_grouping_by_length_pads_little_and_stays_random():
+    """Batches of unlike lengths compute mostly padding; batches that were the same in every epoch would train a worse model."""
+    lengths = torch.randint(1, 60, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+    data = TransferSet([f"{row:04d}".rjust(4 + length, "x") for row, length in enumerate(lengths)])
+    grouped = EpochBatches(data, 8, seed=3, strategy="group_by_length")
+    first, second = rows_of(grouped, 0), rows_of(grouped, 1)
+
+    def longest(rows):
+        return sum(max(lengths[row] for row in batch) for batch in rows)
+
+    assert longest(first) < 0.65 * longest(rows_of(EpochBatches(data, 8, seed=3), 0))
+    assert first == rows_of(EpochBatches(data, 8, seed=3, strategy="group_by_length"), 0)
+    assert sorted(chain.from_iterable(first)) == list(range(1000))
+    assert {frozenset(batch) for batch in first}.isdisjoint(frozenset(batch) for batch in second)
+    means = [sum(lengths[row] for row in batch) / 8 for batch in first]
+    assert means not in (sorted(means), sorted(means, reverse=True))
+
+
+def test_grouping_by_length_leaves_the_last_batch_to_chance():
+    """Were the batch that is not full the longest or shortest examples, ``dataloader_drop_last`` would leave out the same ones always."""
+    data = TransferSet(["x" * (row + 1) for row in range(50)])
+    grouped = EpochBatches(data, 8, seed=3, strategy="group_by_length")
+    last = [set(rows_of(grouped, epoch)[-1]) for epoch in range(20)]
+    assert all(len(rows) == 2 for rows in last)
+    assert len(set.union(*last)) > 20
+
+
+@pytest.mark.parametrize(
+    ("inputs", "lengths"),
+    [
+        ({"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}, [2, 3]),
+        (Completions(Ragged.of([[1, 2], [3]]), Ragged.of([[4], [5, 6, 7]])), [3, 4]),
+    ],
+)
+def test_lengths_of_tokens_are_counted_without_their_padding(inputs, lengths):
+    """Padded tensors are all of one shape; a prompt is computed as its completion is."""
+    assert input_lengths(inputs).tolist() == lengths
+
+
+def test_grouping_images_by_length_is_refused():
+    """It would be a random order under another name."""
+    with pytest.raises(ConfigError, match="no length to group them by"):
+        EpochBatches(transfer_set(10), 4, seed=0, strategy="group_by_length")
 
 
 def test_a_large_seed_is_a_seed():

@@ -238,7 +238,7 @@ def test_compute_loss_can_be_asked_by_itself(tmp_path):
 REFUSED = {
     "label_smoothing_factor": ({"label_smoothing_factor": 0.1}, r"CrossEntropy\(label_smoothing="),
     "remove_unused_columns": ({"remove_unused_columns": True}, "drop the teacher's inputs"),
-    "train_sampling_strategy": ({"train_sampling_strategy": "group_by_length"}, "is not offered"),
+    "train_sampling_strategy": ({"train_sampling_strategy": "batch_rebalance"}, "is not offered"),
     "ignore_data_skip": ({"ignore_data_skip": True}, "seen in this epoch already"),
     "label_names": ({"label_names": ["y"]}, "label_names"),
     "split_batches": ({"accelerator_config": {"split_batches": True}}, "split_batches"),

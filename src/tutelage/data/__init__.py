@@ -2,6 +2,7 @@
 
 from tutelage.data.completions import Completions, CompletionView, Layout
 from tutelage.data.ids import content_ids, hex_id
+from tutelage.data.lengths import input_lengths
 from tutelage.data.masked_texts import masked_texts
 from tutelage.data.masking import MaskedTokens, Masking
 from tutelage.data.randomness import Draws
@@ -45,6 +46,7 @@ __all__ = [
     "View",
     "content_ids",
     "hex_id",
+    "input_lengths",
     "is_random",
     "keep_labels",
     "load_source",

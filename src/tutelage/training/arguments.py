@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from tutelage.errors import ConfigError
+from tutelage.training.feeding import STRATEGIES
 
 
 @dataclass
@@ -91,7 +92,7 @@ def refuse_idle_arguments(args: TrainingArguments, options: Mapping[str, Any]) -
             "data_collator"
         ),
         f"train_sampling_strategy={args.train_sampling_strategy!r} is not offered: the order of the examples is a function of "
-        "(seed, epoch), 'random' or 'sequential'": args.train_sampling_strategy not in ("random", "sequential"),
+        f"(seed, epoch), one of {', '.join(STRATEGIES)}": args.train_sampling_strategy not in STRATEGIES,
         f"accelerator_config: {' and '.join(sharding)} would be ignored: each process draws its own share of every batch; "
         "leave it out": sharding,
         "ignore_data_skip=True would show a resumed run examples that it has seen in this epoch already, and leave others "

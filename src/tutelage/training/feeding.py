@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from tutelage.data import Batch, TransferSet
+from tutelage.data import Batch, TransferSet, input_lengths
 from tutelage.errors import ConfigError
+
+#: The orders that an epoch's examples can come in.
+STRATEGIES = ("random", "sequential", "group_by_length")
+#: Batches whose examples are sorted by length together: enough that little is padding, few enough that batches differ from epoch to epoch.
+_SORTED_TOGETHER = 50
 
 
 def already_batched(batch: Batch) -> Batch:
@@ -28,11 +34,13 @@ class EpochBatches(Sampler[list[int]]):
         batch_size: examples per process and batch.
         seed: of the permutation.
         drop_last: leave out a last batch that is not full.
-        shuffle: False for the set's own order.
+        strategy: ``"random"``, ``"sequential"`` for the set's own order, or ``"group_by_length"``: random, but each 50 batches' examples
+            are shared out among them by length, so that a batch of texts is hardly padded.
         rank, world_size: this process and how many there are.
 
     Raises:
-        ConfigError: there is not one batch: training would end at once, as if it had succeeded.
+        ConfigError: there is not one batch: training would end at once, as if it had succeeded; examples without a length are to be
+            grouped by it.
     """
 
     def __init__(
@@ -42,7 +50,7 @@ class EpochBatches(Sampler[list[int]]):
         seed: int,
         *,
         drop_last: bool = False,
-        shuffle: bool = True,
+        strategy: str = "random",
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -50,7 +58,8 @@ class EpochBatches(Sampler[list[int]]):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
-        self.shuffle = shuffle
+        self.strategy = strategy
+        self._lengths = input_lengths(transfer_set.inputs) if strategy == "group_by_length" else None
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -71,13 +80,7 @@ class EpochBatches(Sampler[list[int]]):
         return whole + (1 if rest and not self.drop_last else 0)
 
     def __iter__(self) -> Iterator[list[int]]:
-        count = len(self.transfer_set)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-            order = torch.randperm(count, generator=generator)
-        else:
-            order = torch.arange(count)
-        keys = (order + self.transfer_set.key(0, self.epoch)).tolist()
+        keys = (self._order() + self.transfer_set.key(0, self.epoch)).tolist()
         together = self.batch_size * self.world_size
         for start in range(0, len(self) * together, together):
             chunk = keys[start : start + together]
@@ -86,6 +89,24 @@ class EpochBatches(Sampler[list[int]]):
             low = len(chunk) * self.rank // self.world_size
             high = len(chunk) * (self.rank + 1) // self.world_size
             yield chunk[low:high]
+
+    def _order(self) -> Tensor:
+        """The rows of the epoch, int64 ``[N]``."""
+        count = len(self.transfer_set)
+        if self.strategy == "sequential":
+            return torch.arange(count)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        order = torch.randperm(count, generator=generator)
+        return order if self._lengths is None else self._grouped(order, self._lengths, generator)
+
+    def _grouped(self, order: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
+        """The same rows, alike in length within a batch; those of a last batch that is not full stay as drawn: they may be left out."""
+        together = self.batch_size * self.world_size
+        full = len(order) // together * together
+        windows = order[:full].split(_SORTED_TOGETHER * together)
+        batches = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows]).view(-1, together)
+        shuffled = batches[torch.randperm(len(batches), generator=generator)]
+        return torch.cat([shuffled.flatten(), order[full:]])
 
 
 class EpochLoader(DataLoader[Batch]):

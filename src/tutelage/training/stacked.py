@@ -315,7 +315,7 @@ def _sampler(trainer: DistillationTrainer, seed: int) -> EpochBatches:
         args.per_device_train_batch_size,
         seed,
         drop_last=args.dataloader_drop_last,
-        shuffle=args.train_sampling_strategy == "random",
+        strategy=str(args.train_sampling_strategy),
     )
 
 

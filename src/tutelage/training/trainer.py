@@ -162,7 +162,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
             self._train_batch_size,
             args.data_seed if args.data_seed is not None else args.seed,
             drop_last=args.dataloader_drop_last,
-            shuffle=args.train_sampling_strategy == "random",
+            strategy=str(args.train_sampling_strategy),
             rank=args.process_index,
             world_size=self._processes,
         )
