@@ -2,7 +2,7 @@
 
 from tutelage.data.completions import Completions, CompletionView, Layout
 from tutelage.data.ids import content_ids, hex_id
-from tutelage.data.lengths import input_lengths
+from tutelage.data.lengths import input_lengths, shortest_first
 from tutelage.data.masked_texts import masked_texts
 from tutelage.data.masking import MaskedTokens, Masking
 from tutelage.data.randomness import Draws
@@ -54,5 +54,6 @@ __all__ = [
     "next_token_labels",
     "noisy_labels",
     "rows_of",
+    "shortest_first",
     "split",
 ]

@@ -15,6 +15,20 @@ from tutelage.errors import ConfigError
 _MASK = "attention_mask"
 
 
+def shortest_first(inputs: RawInputs) -> Tensor:
+    """The rows in an order in which neighbours are of much the same length, so that batches of them are hardly padded.
+
+    Args:
+        inputs: as of :func:`input_lengths`; of tensors of one shape the order stays as it is.
+
+    Returns:
+        int64 ``[B]``.
+    """
+    if isinstance(inputs, Tensor) or (isinstance(inputs, Mapping) and _MASK not in inputs):
+        return torch.arange(len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values()))))
+    return input_lengths(inputs).argsort(stable=True)
+
+
 def input_lengths(inputs: RawInputs) -> Tensor:
     """How long each example is, in whatever unit its inputs are: tokens, or the characters of a text that no tokenizer has read.
 

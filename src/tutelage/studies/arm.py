@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EvalPrediction, PrinterCallback, TrainerCallback
 
-from tutelage.data import TransferSet
+from tutelage.data import TransferSet, shortest_first
 from tutelage.errors import CheckpointError
 from tutelage.evaluation import classification_metrics
 from tutelage.files import sha256_of, write_atomically
@@ -175,7 +175,7 @@ def trainer_for(plan: ArmPlan, student: nn.Module, *, done: bool = False) -> Dis
         args=DistillationArguments(output_dir=str(plan.folder / CHECKPOINTS), **arguments),
         objective=plan.objective,
         train_dataset=plan.train,
-        eval_dataset=plan.validation,
+        eval_dataset=plan.validation.select(shortest_first(plan.validation.inputs)),
         teacher=_teacher_for(plan, done),
         fingerprint={"initial_weights": weights_digest(student), **plan.fingerprint},
         compute_metrics=validation_metrics,
@@ -269,13 +269,13 @@ def predict(model: nn.Module, transfer_set: TransferSet, batch_size: int = 512) 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     was_training = model.training
     model.eval()
+    order = shortest_first(plain.inputs)
     parts: list[Tensor] = []
     with torch.no_grad():
-        for start in range(0, len(plain), batch_size):
-            inputs = plain.batch(torch.arange(start, min(start + batch_size, len(plain))))["student"]
-            parts.append(class_logits(model, on_device(inputs, device)).float().cpu())
+        for rows in order.split(batch_size):
+            parts.append(class_logits(model, on_device(plain.batch(rows)["student"], device)).float().cpu())
     model.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(parts)[order.argsort()]
 
 
 def weights_digest(model: nn.Module) -> str:

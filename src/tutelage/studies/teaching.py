@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tutelage.data import TransferSet
+from tutelage.data import TransferSet, shortest_first
 from tutelage.errors import ConfigError
 from tutelage.models import class_logits
 from tutelage.objectives import Objective
@@ -114,11 +114,9 @@ def teacher_identity(teacher: Teacher) -> str:
 def teacher_predictions(teacher: Teacher, test: TransferSet) -> NDArray[np.float32]:
     """Logits ``[N, C]`` of the teacher on the test split (effective ones at T = 1 for an ensemble)."""
     plain = test.for_evaluation()
-    parts: list[torch.Tensor] = []
-    for start in range(0, len(plain), _BATCH):
-        batch = plain.batch(torch.arange(start, min(start + _BATCH, len(plain))))
-        parts.append(logits_of(teacher, batch, "the teacher").at(1.0).float().cpu())
-    return torch.cat(parts).numpy()
+    order = shortest_first(plain.inputs)
+    asked = (logits_of(teacher, plain.batch(rows), "the teacher") for rows in order.split(_BATCH))
+    return torch.cat([scores.at(1.0).float().cpu() for scores in asked])[order.argsort()].numpy()
 
 
 def listens(objective: Objective) -> bool:
