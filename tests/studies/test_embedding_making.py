@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from embedding_tiny import bert, data, encoder, split, study, teacher, terms, tokenizer
+from embedding_tiny import bert, cut, data, encoder, split, static, study, teacher, terms, tokenizer
 
 from tutelage.errors import ObjectiveError
-from tutelage.models.sentence import Dense, Normalise, SentenceEncoder
+from tutelage.models.sentence import Dense, Normalise, SentenceEncoder, embed_texts
+from tutelage.models.sentence_folders import load_sentence_encoder
 from tutelage.models.sentence_static import static_from_teacher
 from tutelage.studies.arm import Silent
 from tutelage.studies.embedding import EmbeddingArm, EmbeddingStudy, Pupil, models
+from tutelage.studies.embedding.encoding import encode
 from tutelage.studies.embedding.models import CutTo, Making
-from tutelage.studies.embedding.work import begin
+from tutelage.studies.embedding.work import Work, begin
 
 
 def _along_axes(**changes: Any) -> EmbeddingStudy:
@@ -88,3 +90,14 @@ def test_what_counts_is_measured_on_texts_from_all_of_the_file(monkeypatch: pyte
         found.append({str(tokenizer().decode(row, skip_special_tokens=True)) for row in rows})
     assert found[0] == found[1]
     assert {text.split()[1][0] for text in found[0]} == {"a", "f", "p"}
+
+
+@pytest.mark.parametrize("pupil", [cut(layers=1), static()])
+def test_long_texts_are_measured_as_they_are_served(pupil: Pupil, tmp_path: Path) -> None:
+    """A table is opened without a limit of length: measured on texts that are cut, it would be shipped with other texts' numbers."""
+    plan = Work(study(student=pupil, max_length=5), tmp_path, Silent()).plan("kd", 0, pupil, None, Any)  # pyright: ignore[reportArgumentType]
+    student = plan.build()
+    plan.save(student, tmp_path)
+    texts = ["old aa ab new fa warm pb", "old aa", "cold fa fb red pa pb pc big small"]
+    served = torch.from_numpy(embed_texts(load_sentence_encoder(tmp_path), texts))
+    torch.testing.assert_close(encode(student, plan.view, texts), served)

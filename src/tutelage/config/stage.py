@@ -163,4 +163,4 @@ def _as_texts(inputs: RawInputs, whose: str) -> Sequence[str]:
 
 def _longest(view: View | None) -> int:
     steps = view.views if isinstance(view, Chain) else [view]
-    return next((step.max_length for step in steps if isinstance(step, Tokenise)), _MAX_LENGTH)
+    return next((step.max_length for step in steps if isinstance(step, Tokenise)), None) or _MAX_LENGTH

@@ -183,7 +183,7 @@ class Tokenise:
 
     Args:
         tokenizer: a Hugging Face tokenizer, or the id or folder of one.
-        max_length: longer texts are cut, which changes what the model sees; a batch is padded to its longest text.
+        max_length: longer texts are cut, which changes what the model sees; None for nowhere. A batch is padded to its longest text.
 
     Raises:
         ConfigError: the tokenizer cannot be loaded, or has no padding token.
@@ -191,7 +191,7 @@ class Tokenise:
 
     random: ClassVar[bool] = False
 
-    def __init__(self, tokenizer: Any, max_length: int = 128) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None = 128) -> None:
         if isinstance(tokenizer, str | Path):
             from transformers import AutoTokenizer
 
@@ -206,7 +206,7 @@ class Tokenise:
             raise ConfigError(
                 "the tokenizer has no padding token, so texts of different lengths cannot share a batch: set tokenizer.pad_token"
             )
-        if max_length < 1:
+        if max_length is not None and max_length < 1:
             raise ConfigError(f"Tokenise: max_length is {max_length}, expected 1 or more")
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -219,9 +219,10 @@ class Tokenise:
             raise DataError(
                 f"example {empty[0]} has an empty text: a model would be taught from padding alone; drop such rows"
             )
-        return dict(
-            self.tokenizer(list(inputs), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-        )
+        cut: dict[str, Any] = {"truncation": False, "verbose": False}
+        if self.max_length is not None:
+            cut = {"truncation": True, "max_length": self.max_length}
+        return dict(self.tokenizer(list(inputs), padding=True, return_tensors="pt", **cut))
 
 
 def take(inputs: RawInputs, rows: Tensor) -> RawInputs:

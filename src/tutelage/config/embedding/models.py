@@ -50,7 +50,8 @@ def pupil_of(section: EmbeddingStudentSection, making: Making, folder: Path, whe
     facts = facts_of({"data": {}, "student": section.resolved()}, folder)
     if section.static is not None:
         width, tokens = section.static.width, section.static.tokens
-        words = f"a static one: the mean of a vector a token{f', {width:,} wide' if width is not None else ''}"
+        wide = f", {width:,} wide" if width is not None else ""
+        words = f"a static one: the mean of a vector a token of the whole text{wide}"
         make = making.static(width, tokens)
         return Pupil(lambda: _named(make, where), words, facts)
     cut = CutTo(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Tokenise, content_ids
+from tutelage.data import Tokenise, content_ids, shortest_first
 from tutelage.data.randomness import Draws
 from tutelage.errors import DataError, ModelError, TeacherError
 from tutelage.models import on_device
@@ -74,21 +74,18 @@ def encode(
     if not texts:
         raise DataError("there are no texts to encode")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
+    order = shortest_first(texts)
     was_training = model.training
     model.eval()
     parts: list[Tensor] = []
     with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            some = [texts[index] for index in order[start : start + batch_size]]
-            inputs: Any = on_device(as_inputs(view, some), device)
+        for rows in order.split(batch_size):
+            inputs: Any = on_device(as_inputs(view, [texts[row] for row in rows.tolist()]), device)
             parts.append(model(**inputs)["logits"].float().cpu())
             if done is not None:
-                done(min(start + batch_size, len(order)))
+                done(sum(map(len, parts)))
     model.train(was_training)
-    places = torch.empty(len(order), dtype=torch.int64)
-    places[torch.tensor(order)] = torch.arange(len(order))
-    found = torch.cat(parts).index_select(0, places)
+    found = torch.cat(parts)[order.argsort()]
     bad = (~torch.isfinite(found).all(dim=1)).nonzero()
     if len(bad):
         raise TeacherError(
@@ -117,4 +114,5 @@ def token_count(view: Tokenise, texts: Sequence[str]) -> tuple[int, int]:
     """How many tokens these texts have as the model sees them, and how many of the texts are cut to that."""
     whole = view.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
     lengths = [len(tokens) for tokens in whole]
-    return sum(min(length, view.max_length) for length in lengths), sum(length > view.max_length for length in lengths)
+    most = view.max_length if view.max_length is not None else max(lengths, default=0)
+    return sum(min(length, most) for length in lengths), sum(length > most for length in lengths)

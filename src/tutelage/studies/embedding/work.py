@@ -17,6 +17,7 @@ from tutelage.errors import ConfigError, DataError, TutelageError
 from tutelage.evaluation.surgery import surgery_table
 from tutelage.models.saving import save_student
 from tutelage.models.sentence import SentenceEncoder
+from tutelage.models.sentence_static import StaticEncoder
 from tutelage.objectives import Objective
 from tutelage.objectives.embeddings import wants_pca, with_pca
 from tutelage.objectives.pca import PCA
@@ -76,7 +77,7 @@ class Work:
                 **study.fingerprint,
                 "teacher": weights_digest(study.teacher),
                 "teacher's tokenizer": tokenizer_digest(view.tokenizer),
-                "max_length": study.max_length,
+                "max_length": view.max_length,
             },
             batch_size=study.batch_size,
         )
@@ -132,7 +133,7 @@ class Work:
             fingerprint={
                 **(pupil.facts or {}),
                 "tokenizer": tokenizer_digest(view.tokenizer),
-                "max_length": study.max_length,
+                "max_length": view.max_length,
             },
         )
 
@@ -208,6 +209,11 @@ def begin(study: EmbeddingStudy, folder: Path, progress: Progress) -> Work:
 def view_of(encoder: nn.Module, max_length: int, who: str) -> Tokenise:
     """Makes an encoder's inputs of texts, by its own tokenizer.
 
+    Args:
+        encoder: it.
+        max_length: tokens at which its texts are cut; those of a :class:`StaticEncoder` are read whole.
+        who: the encoder, for messages.
+
     Raises:
         ConfigError: it has none, or one without a padding token.
     """
@@ -218,7 +224,8 @@ def view_of(encoder: nn.Module, max_length: int, who: str) -> Tokenise:
             "'tokenizer' beside its model)"
         )
     try:
-        return Tokenise(tokenizer, max_length)
+        # a table of tokens has no limit, in no folder either: cut, it would be measured on other texts than it is served
+        return Tokenise(tokenizer, None if isinstance(encoder, StaticEncoder) else max_length)
     except ConfigError as error:
         raise ConfigError(f"{who}: {error}") from error
 
