@@ -4,10 +4,13 @@ from itertools import chain
 
 import pytest
 import torch
+from token_helpers import texts, token_trainer
 from training_helpers import arguments, network, trained, trainer_of, transfer_set
 
 from tutelage.data import Completions, GaussianNoise, Ragged, TransferSet, input_lengths
 from tutelage.errors import ConfigError
+from tutelage.signals import NO_LABEL
+from tutelage.training.evaluating import token_metrics
 from tutelage.training.feeding import EpochBatches, EpochLoader
 
 
@@ -238,3 +241,18 @@ def test_arguments_of_the_loader_reach_it(tmp_path):
     assert (loader.num_workers, loader.prefetch_factor, loader.in_order) == (1, 5, False)
     assert loader.multiprocessing_context.get_start_method() == "fork"
     assert arguments(tmp_path).dataloader_pin_memory is torch.cuda.is_available()
+
+
+def test_grouping_by_length_leaves_held_out_examples_where_they_are(tmp_path):
+    """Predictions are read by position: in the order of their lengths they would be other examples' answers."""
+    held_out = texts(12, seed=5)
+    given = {"options": {"eval_dataset": held_out, "compute_metrics": token_metrics}, "max_steps": 2}
+    trainer = token_trainer(
+        tmp_path, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=1, **given
+    )
+    trainer.train()
+    assert len([entry for entry in trainer.state.log_history if "eval_nll" in entry]) == 2
+    rows = held_out.inputs["attention_mask"].sum(dim=1)
+    said = trainer.predict(held_out).label_ids
+    assert ((said != NO_LABEL).sum(axis=1) <= rows.numpy()).all()
+    assert (said == held_out.known_labels.numpy()).all()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers import EvalPrediction
 
 from tutelage.errors import ConfigError, DataError
@@ -73,6 +74,10 @@ class AbstractEvaluatingTrainer(AbstractCommittingTrainer, ABC):
         """As ``Trainer.get_eval_dataloader``, without augmentation."""
         named = eval_dataset is None or isinstance(eval_dataset, str)
         return super().get_eval_dataloader(eval_dataset if named else held_out(eval_dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
+        """In the set's own order, whatever order it is trained in: predictions are read by position. None: each process is given its share."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As ``Trainer.get_test_dataloader``, without augmentation."""
