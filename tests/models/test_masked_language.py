@@ -11,6 +11,7 @@ from tutelage.data import MaskedTokens, Masking, masked_texts
 from tutelage.errors import ModelError
 from tutelage.models import ModelSource, scores_and_features
 from tutelage.models.masked_language import (
+    begins_with_head,
     carry_over,
     encoder_of,
     load_masked_language_model,
@@ -100,7 +101,10 @@ def test_the_head_is_the_teachers_where_it_fits_and_the_output_layer_the_student
     torch.testing.assert_close(stage.get_output_embeddings().weight, own, rtol=0, atol=0)
     assert stage.get_output_embeddings().weight is stage.get_input_embeddings().weight
     assert stage.training
+    assert begins_with_head(stage, teacher)
     other = drawn(lambda: masked_language_student(student, masked("distilbert")))
+    assert not begins_with_head(other, masked("distilbert"))
+    assert not begins_with_head(other, nn.Linear(2, 2))
     again = drawn(lambda: masked_language_student(student, masked("distilbert")))
     same(other.state_dict(), again.state_dict())
     assert not torch.equal(other.cls.predictions.transform.dense.weight, stage.cls.predictions.transform.dense.weight)

@@ -111,3 +111,18 @@ def test_the_stage_is_told_with_what_it_taught() -> None:
         "Passed by: Distilled student, one.",
     ):
         assert said in html
+    assert "they did it with is gone." in html
+
+
+@pytest.mark.parametrize(
+    ("copied", "said"),
+    [
+        ((True, True), "the head they did it with, its layers copied from that teacher, is gone"),
+        ((False, False), "the head they did it with, drawn at random since that teacher’s has other layers, is gone"),
+        ((True, False), "copied from that teacher where it has the same layers, else drawn at random, is gone"),
+    ],
+)
+def test_where_the_stages_head_came_from_is_told(copied: tuple[bool, bool], said: str) -> None:
+    """A head that was drawn has to be learnt first: of two stages of one length that one taught less, and nobody would know why."""
+    students = {name: {"seeds": [], "head_copied": one} for name, one in zip(("student", "one"), copied, strict=True)}
+    assert said in page(stage={"students": students, "arms": ["kd", "one"]})

@@ -258,6 +258,7 @@ def test_the_record_says_what_was_learnt_from_and_what_it_gave(tmp_path):
     assert [part["term"] for part in own["objective"]] == ["kl", "cross_entropy", "cosine_hidden"]
     assert own["seeds"][0]["folder"] == "stage/seed-0"
     assert own["mean"] == own["seeds"][0]["metrics"]
+    assert own["head_copied"] is True
     assert record["students"]["deeper"]["seeds"][0]["folder"] == "stage/of-deeper/seed-0"
     with pytest.raises(CheckpointError, match="no finished stage"):
         stage_record(stage, tmp_path, [0, 1])

@@ -91,10 +91,26 @@ def masked_language_student(student: nn.Module, teacher: nn.Module | None = None
             "to train; leave the stage out, or take a student of BERT's, RoBERTa's, DistilBERT's or ModernBERT's kind"
         ) from error
     _copy(encoder, model.base_model, f"the encoder of {type(unwrapped(student)).__name__}", type(model).__name__)
-    if teacher is not None:
-        _copy_head(unwrapped(teacher), model)
+    if teacher is not None and begins_with_head(model, teacher):
+        theirs = _head(unwrapped(teacher))
+        with torch.no_grad():
+            for name, values in _head(model).items():
+                values.copy_(theirs[name])
     model.tie_weights()
     return model.requires_grad_(True).train()
+
+
+def begins_with_head(model: nn.Module, teacher: nn.Module) -> bool:
+    """Whether what stands between encoder and output layer is copied from this teacher by :func:`masked_language_student`, and not drawn.
+
+    Args:
+        model: the masked language model that was made.
+        teacher: a masked language model.
+    """
+    teacher = unwrapped(teacher)
+    ours, theirs = _head(unwrapped(model)), _head(teacher) if hasattr(teacher, "base_model_prefix") else {}
+    # BERT's bias stands there a second time, unused, where the output layer is not the embeddings
+    return ours.keys() <= theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
 
 
 def carry_over(stage_model: nn.Module, student: nn.Module) -> Any:
@@ -150,18 +166,6 @@ def _copy(source: Any, target: Any, what: str, whose: str) -> None:
         for name, values in given.items():
             if name in own:
                 own[name].copy_(values)
-
-
-def _copy_head(teacher: nn.Module, model: Any) -> None:
-    """Give a model the teacher's head where that has the very same layers; its output layer's weight is the model's own embeddings."""
-    ours = _head(model)
-    theirs = _head(teacher) if hasattr(teacher, "base_model_prefix") else {}
-    # BERT's bias stands there a second time, unused, where the output layer is not the embeddings
-    if not ours.keys() <= theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
-        return
-    with torch.no_grad():
-        for name, values in ours.items():
-            values.copy_(theirs[name])
 
 
 def _head(model: Any) -> dict[str, Tensor]:

@@ -25,10 +25,24 @@ def stage_section(result: Record) -> View | None:
         for name, found in mapping(stage.get("students")).items()
     ]
     return {
-        "lead": "Before the task the students learned to tell hidden words as the stage’s teacher does; the head they did it with is gone. "
-        + passed,
+        "lead": "Before the task the students learned to tell hidden words as the stage’s teacher does; the head they did it with"
+        f"{_head(mapping(stage.get('students')))} is gone. {passed}",
         "rows": rows,
     }
+
+
+def _head(students: Record) -> str:
+    """How the head began, as far as all students say the same of it."""
+    said = {mapping(found).get("head_copied") for found in students.values()}
+    if said == {True}:
+        return ", its layers copied from that teacher,"
+    if said == {False}:
+        return ", drawn at random since that teacher’s has other layers,"
+    return (
+        ", copied from that teacher where it has the same layers, else drawn at random,"
+        if said >= {True, False}
+        else ""
+    )
 
 
 def _named(student: str) -> str:

@@ -19,6 +19,7 @@ from tutelage.errors import CheckpointError
 from tutelage.evaluation.language import token_fidelity
 from tutelage.files import sha256_of, write_atomically
 from tutelage.models import on_device, scores_and_features
+from tutelage.models.masked_language import begins_with_head
 from tutelage.models.saving import save_student
 from tutelage.objectives import Objective
 from tutelage.signals import NO_LABEL
@@ -34,7 +35,7 @@ from tutelage.studies.arm import (
 )
 from tutelage.studies.stage.texts import StageTexts
 from tutelage.studies.teaching import listens, teacher_identity
-from tutelage.teachers import Teacher
+from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import DistillationArguments, DistillationTrainer
 from tutelage.training.evaluating import token_answers
 from tutelage.training.identity import compare_runs
@@ -79,7 +80,7 @@ class StageJob:
     training: Mapping[str, Any]
     texts: StageTexts
     tokenizer: Any
-    teacher: Teacher | None = None
+    teacher: ModuleTeacher | None = None
 
     @property
     def called(self) -> str:
@@ -117,6 +118,8 @@ def run_job(job: StageJob, progress: Progress) -> Json:
         "fingerprint": dict(identity),
         "log": trainer.state.log_history,
     }
+    if job.teacher is not None:
+        record["head_copied"] = begins_with_head(model, job.teacher.model)
     save_student(model, job.folder, job.tokenizer)
     names = sorted(path.name for path in job.folder.iterdir() if path.is_file() and path.name != RECORD)
     record["files"] = {name: sha256_of(job.folder / name) for name in names}

@@ -20,7 +20,8 @@ Json = dict[str, Any]
 
 
 def stage_record(plan: StagePlan, run: Path, seeds: Sequence[int], of: Sequence[str | None] = (None,)) -> Json:
-    """The key ``stage`` of a run's record: texts, masks, teacher, and of each student and seed what it told before and after.
+    """The key ``stage`` of a run's record: texts, masks, teacher, and of each student and seed what it told before and after; of
+    each student besides whether the head that it did it with began as the teacher's (``head_copied``), or was drawn.
 
     Args:
         plan: the stage.
@@ -49,6 +50,8 @@ def _student(run: Path, seeds: Sequence[int], of: str | None) -> Json:
     ]
     return {
         "objective": records[0]["fingerprint"]["objective"],
+        # a stage of an earlier version does not say it
+        "head_copied": records[0].get("head_copied"),
         "seeds": rows,
         "mean": {name: sum(row["metrics"][name] for row in rows) / len(rows) for name in rows[0]["metrics"]},
     }
