@@ -76,7 +76,7 @@ class AbstractEvaluatingTrainer(AbstractCommittingTrainer, ABC):
         return super().get_eval_dataloader(eval_dataset if named else held_out(eval_dataset))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
-        """In the set's own order, whatever order it is trained in: predictions are read by position. None: each process is given its share."""
+        """In the set's own order, whatever it is trained in: predictions are read by position. None: each process gets its share."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
