@@ -10,6 +10,36 @@ from pathlib import Path
 
 #: Lexicographer files of WordNet 3.0 and what the examples call them.
 KINDS = {5: "animal", 13: "food", 18: "person", 17: "object", 15: "place", 28: "time"}
+#: All of its categories of nouns by their own names: lexicographer files 3 to 28.
+CATEGORIES = [
+    "Tops",
+    "act",
+    "animal",
+    "artifact",
+    "attribute",
+    "body",
+    "cognition",
+    "communication",
+    "event",
+    "feeling",
+    "food",
+    "group",
+    "location",
+    "motive",
+    "object",
+    "person",
+    "phenomenon",
+    "plant",
+    "possession",
+    "process",
+    "quantity",
+    "relation",
+    "shape",
+    "state",
+    "substance",
+    "time",
+]
+FIRST_CATEGORY = 3
 FOLDERS = ("/usr/share/wordnet", "/usr/share/WordNet-3.0/dict", "/usr/local/WordNet-3.0/dict")
 
 

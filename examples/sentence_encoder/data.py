@@ -6,38 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from wordnet import synsets
+from wordnet import CATEGORIES, FIRST_CATEGORY, synsets
 
-#: Lexicographer files 3 to 28 of WordNet 3.0, by their own names.
-FILES = [
-    "Tops",
-    "act",
-    "animal",
-    "artifact",
-    "attribute",
-    "body",
-    "cognition",
-    "communication",
-    "event",
-    "feeling",
-    "food",
-    "group",
-    "location",
-    "motive",
-    "object",
-    "person",
-    "phenomenon",
-    "plant",
-    "possession",
-    "process",
-    "quantity",
-    "relation",
-    "shape",
-    "state",
-    "substance",
-    "time",
-]
-FIRST = 3
 #: Synsets to learn from and to be tested on: those that are shown in use, and those that only have a definition.
 LEARNT, TESTED = (3_000, 12_000), (1_200, 1_200)
 
@@ -65,5 +35,8 @@ def _rows(entries: list[dict[str, str | int | list[str]]], seen: set[str]) -> Ro
         own = [text for text in dict.fromkeys([str(entry["definition"]), *examples]) if text not in seen]
         seen |= set(own)
         group = str(entry["synset"]) if len(own) > 1 else None
-        rows += [{"text": text, "synset": group, "file": FILES[int(str(entry["file"])) - FIRST]} for text in own]
+        rows += [
+            {"text": text, "synset": group, "file": CATEGORIES[int(str(entry["file"])) - FIRST_CATEGORY]}
+            for text in own
+        ]
     return rows
