@@ -29,6 +29,7 @@ from transformers import (
 from tutelage.errors import ModelError
 from tutelage.models import Importance, shrink, with_lora
 from tutelage.models.shrinking import keep_layers, layer_numbers
+from tutelage.models.shrinking.building import drawn_anew
 from tutelage.models.shrinking.depth import model_layers
 
 _BART = BartConfig(
@@ -302,3 +303,31 @@ def test_a_config_of_another_model_type_is_not_bert():
     model.config.model_type = "mine"
     with pytest.raises(ModelError, match="of no family"):
         shrink(model, hidden=8)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_weights_are_drawn_anew_for_the_same_parts(pooled: bool) -> None:
+    """A pooler that nobody uses would make the control that differs in its weights alone another model with other parameters."""
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
+    model = BertModel(BertConfig(vocab_size=40, **sizes), add_pooling_layer=pooled).eval()
+    torch.manual_seed(1)
+    fresh = drawn_anew(model)
+    torch.manual_seed(1)
+    again = drawn_anew(model)
+    shapes = {name: values.shape for name, values in model.state_dict().items()}
+    assert {name: values.shape for name, values in fresh.state_dict().items()} == shapes
+    assert (fresh.pooler is not None) == pooled
+    assert not fresh.training
+    for name, values in fresh.named_parameters():
+        assert torch.equal(values, again.get_parameter(name)), name
+        assert values.ndim < 2 or not torch.equal(values, model.get_parameter(name)), name
+
+
+def test_a_shape_that_the_config_does_not_tell_is_not_drawn_anew() -> None:
+    """Its control would have another width, and nobody would look for the difference there."""
+    model = BertModel(BertConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
+    model.config.intermediate_size = 24
+    with pytest.raises(ModelError, match=r"BertModel, built from its config, has other weights than this one"):
+        drawn_anew(model)
+    with pytest.raises(ModelError, match="Linear is no model of transformers"):
+        drawn_anew(nn.Linear(2, 2))

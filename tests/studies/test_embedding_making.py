@@ -101,3 +101,13 @@ def test_long_texts_are_measured_as_they_are_served(pupil: Pupil, tmp_path: Path
     texts = ["old aa ab new fa warm pb", "old aa", "cold fa fb red pa pb pc big small"]
     served = torch.from_numpy(embed_texts(load_sentence_encoder(tmp_path), texts))
     torch.testing.assert_close(encode(student, plan.view, texts), served)
+
+
+def test_a_student_drawn_at_random_has_what_the_cut_one_has() -> None:
+    """A transformer that was built without a pooler would get one back, and the control other parameters."""
+    bare = bert()
+    bare.pooler = None
+    whole = SentenceEncoder(bare, after=[Dense(16, 16)], tokenizer=tokenizer(), max_length=16)
+    made = [Making(whole, data().train.texts, 16).cut(CutTo(layers=1, at_random=drawn))() for drawn in (False, True)]
+    shapes, drawn = ({name: values.shape for name, values in each.named_parameters()} for each in made)
+    assert drawn == shapes

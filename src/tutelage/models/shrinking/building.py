@@ -1,4 +1,4 @@
-"""A model of the same class from another config and given weights: all of them, or none."""
+"""A model of the same class, from another config and given weights (all of them, or none), or with weights that are drawn anew."""
 
 from __future__ import annotations
 
@@ -45,6 +45,37 @@ def built(model: Any, config: Any, state: Mapping[str, Tensor]) -> Any:
     return smaller.train(model.training)
 
 
+def drawn_anew(model: Any) -> Any:
+    """A model of the same class and shape, in the same mode, its weights drawn from torch's global generator as its class draws them.
+
+    Args:
+        model: a ``PreTrainedModel``; parts that it was built without (a pooler) are not brought back.
+
+    Raises:
+        ModelError: it is no model of transformers, or its config makes none of its shape.
+    """
+    from transformers import PreTrainedModel
+
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"{name} is no model of transformers, whose config could make one of its shape with weights drawn at random; draw them in a "
+            "function of your own"
+        )
+    try:
+        fresh = _without_absent(type(model)(copy.deepcopy(model.config)), model)
+    except _FAULTS as error:
+        raise ModelError(
+            f"{name} could not be built from its config: {error}. Its weights cannot be drawn anew; draw them in a function of your own"
+        ) from error
+    if wrong := misfits(fresh, model.state_dict()):
+        raise ModelError(
+            f"{name}, built from its config, has other weights than this one ({'; '.join(list(wrong.values())[:4])}): drawn at random it "
+            "would be another shape, with which this one is compared; draw its weights in a function of your own"
+        )
+    return fresh.train(model.training)
+
+
 def blank(model: Any, config: Any) -> Any:
     """A model of the class of ``model`` with that config on PyTorch's meta device: modules and shapes without values.
 
@@ -70,7 +101,7 @@ def misfits(model: Any, state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _constructed(model: Any, config: Any) -> Any:
-    """A model of the same class, its weights yet to come, without the parts (a pooler) that this one was built without."""
+    """A model of the same class without the parts that this one was built without, its weights yet to come."""
     from transformers.initialization import no_init_weights
 
     try:
@@ -81,6 +112,11 @@ def _constructed(model: Any, config: Any) -> Any:
             f"{type(model).__name__} could not be built from its smaller config: {error}. Something else in it counts what was cut; "
             "build the smaller model in a function of your own"
         ) from error
+    return _without_absent(smaller, model)
+
+
+def _without_absent(smaller: Any, model: Any) -> Any:
+    """The first without the parts that the second was built without."""
     there = dict(model.named_modules())
     for name in [name for name, _ in smaller.named_modules() if name]:
         parent, _, leaf = name.rpartition(".")

@@ -17,6 +17,7 @@ from tutelage.errors import ConfigError
 from tutelage.models.sentence import SentenceEncoder, with_transformer
 from tutelage.models.sentence_static import static_from_teacher
 from tutelage.models.shrinking import Importance, importance_of, shrink
+from tutelage.models.shrinking.building import drawn_anew
 from tutelage.models.vocabulary_cut import cut_vocabulary
 from tutelage.studies.embedding.costing import sample
 from tutelage.studies.embedding.encoding import as_inputs
@@ -165,9 +166,7 @@ def _layered(encoder: nn.Module) -> SentenceEncoder:
 
 def _drawn_anew(encoder: SentenceEncoder) -> SentenceEncoder:
     """The same shape with weights drawn from torch's generator."""
-    transformer: Any = encoder.transformer
-    fresh = type(transformer)(copy.deepcopy(transformer.config)).train(transformer.training)
-    made = with_transformer(encoder, fresh, encoder.tokenizer)
+    made = with_transformer(encoder, drawn_anew(encoder.transformer), encoder.tokenizer)
     for module in made.after.modules():
         if isinstance(module, nn.Linear):
             module.reset_parameters()
