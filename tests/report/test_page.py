@@ -330,3 +330,12 @@ def test_palette_contrast(theme: str) -> None:
 def test_duration(seconds: float | None, said: str) -> None:
     """Rounded part by part, a minute would read as 0 min 60 s."""
     assert duration(seconds) == said
+
+
+def test_the_gates_that_were_not_asked_for_want_of_an_arm_are_named() -> None:
+    """A verdict to ship that never asked what the teacher was worth must say so beside itself."""
+    result = shipped()
+    del result["arms"]["scratch"]
+    result["verdict"]["gates"] = [gate for gate in result["verdict"]["gates"] if gate["name"] != "gain_over_scratch"]
+    assert "Not asked, for this study has no arm scratch: gain over labels alone." in render_report(result)
+    assert "Not asked" not in render_report(shipped())

@@ -99,12 +99,16 @@ def run(
     if isinstance(checked, LanguageConfig):
         from tutelage.cli.language import summarise_language
         from tutelage.config.language.building import build_language_study
+    from tutelage.report.gate_words import not_asked
 
         study, show = build_language_study(checked, config.parent, command), summarise_language
         arms = [*study.arms, *study.extra_arms]
     elif isinstance(checked, EmbeddingConfig):
         from tutelage.cli.embedding import summarise_embedding
         from tutelage.config.embedding.building import build_embedding_study
+            asked = [gate for gate, limit in vars(study.gates).items() if limit is not None]
+            if idle := not_asked(checked.task, arms, asked):
+                watcher.say(idle)
 
         study, show = build_embedding_study(checked, config.parent, command), summarise_embedding
         arms = [*study.arms, *study.extra_arms]

@@ -15,6 +15,7 @@ from tutelage.config.company import check_company
 from tutelage.config.embedding.checking import check_embedding_config
 from tutelage.config.embedding.schema import EmbeddingConfig
 from tutelage.config.explaining import explain, nearest, together
+from tutelage.config.gate_keys import askable, check_gates, lacking
 from tutelage.config.labels import check_labels
 from tutelage.config.language.checking import check_language_config
 from tutelage.config.language.schema import LanguageConfig
@@ -143,9 +144,11 @@ def check_config(data: Mapping[str, Any], where: str) -> StudyConfig:
     problems = check_source(config.data) + check_training(config.training, "training") + check_company(config)
     mixture = config.teacher.ensemble is not None or config.teacher.members is not None
     problems += check_labels(config.labels, mixture=mixture)
+    missing = lacking(config)
+    problems += check_gates(config.gates, missing)
     if problems:
         raise ConfigError(together(where, problems))
-    return config
+    return config.model_copy(update={"gates": askable(config.gates, missing)})
 
 
 #: The keys that each source reads, besides those that every source has.

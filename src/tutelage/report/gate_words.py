@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +57,30 @@ GATES: dict[str, GateWords] = {
 }
 
 
+#: By task, the gates that are asked by default, and the arm that each compares with.
+_CONTROL_OF = {
+    "classification": {"gain_over_scratch": "scratch"},
+    "language_model": {"gain_over_sft": "sft", "gain_over_untouched": "untouched"},
+    "embedding": {"gain_over_untouched": "untouched"},
+}
+
+
+def not_asked(task: str, arms: Collection[str], asked: Collection[str]) -> str:
+    """Which gates a study did not ask because it has not got the arm that they compare with, in a sentence; empty where there are none.
+
+    Args:
+        task: the study's.
+        arms: their names.
+        asked: the gates that it asks.
+    """
+    control_of = _CONTROL_OF.get(task, {})
+    idle = {gate: arm for gate, arm in control_of.items() if arm not in arms and gate not in asked}
+    if not idle:
+        return ""
+    names, needed = (" and ".join(part) for part in ((GATES[gate].name for gate in idle), idle.values()))
+    return f"Not asked, for this study has no arm {needed}: {names}."
+
+
 def gate_name(gate: Record) -> str:
     """The gate's name in words."""
     key = text(gate.get("name"), "unnamed gate")
@@ -104,6 +128,13 @@ def gate_needs(gate: Record) -> str:
 def because(result: Record) -> str:
     """The decision in terms of the gates: how many passed, which failed and which stay open."""
     gates = records(mapping(result.get("verdict")).get("gates"))
+    arms = mapping(result.get("arms"))
+    # the verdict on an artefact stands by itself, and the arms with the run's
+    idle = not_asked(text(result.get("task")), arms, [text(gate.get("name")) for gate in gates]) if arms else ""
+    return f"{_outcome(gates)} {idle}".strip()
+
+
+def _outcome(gates: Sequence[Record]) -> str:
     if not gates:
         return "No gates were set, so nothing in particular was asked of the student."
     failed = [gate_name(gate) for gate in gates if gate.get("passed") is False]

@@ -14,7 +14,7 @@ from tutelage.objectives import Objective
 from tutelage.studies.arm import build_seeded, weights_digest
 from tutelage.studies.chain import check_chain
 from tutelage.studies.faculty import check_teacher, seen_beforehand
-from tutelage.studies.gates import JUDGED
+from tutelage.studies.gates import JUDGED, decidable
 from tutelage.studies.mutual import Mutual
 from tutelage.studies.passing import whose_stages
 from tutelage.studies.preflight import (
@@ -30,6 +30,8 @@ from tutelage.studies.setting import Setting
 from tutelage.studies.stage import check_stage
 from tutelage.studies.starting import as_student_sees
 from tutelage.studies.stored_labels import check_form, check_kept
+from tutelage.studies.teaching import deployed_module
+from tutelage.teachers import as_teacher
 
 if TYPE_CHECKING:
     from tutelage.studies.study import Study
@@ -60,6 +62,7 @@ def check_study(study: Study, folder: Path) -> None:
     own = {arm: objective for arm, objective in alike.items() if arm not in study.recipes}
     own = {arm: objective for arm, objective in own.items() if study.chain is None or arm != JUDGED}
     check_teacher(study.teacher, study.teacher_training, student, study.splits, own)
+    _check_ratios(study)
     if study.labels is not None:
         shown = seen_beforehand(study.teacher, study.teacher_training)
         check_kept(study.labels, own, student, shown, study.splits, study.chain, setting)
@@ -77,6 +80,15 @@ def check_study(study: Study, folder: Path) -> None:
             raise type(error)(f"the student of the arm {arm!r}: {error}") from error
     _check_stage(study, setting)
     check_folder(folder)
+
+
+def _check_ratios(study: Study) -> None:
+    """A ratio takes a teacher whose bytes and time this machine can measure."""
+    asked = [gate for gate in ("size_ratio", "latency_ratio") if getattr(study.gates, gate) is not None]
+    if not asked or study.teacher_training is not None:
+        return
+    if deployed_module(as_teacher(seen_beforehand(study.teacher, None))) is None:
+        decidable(study.gates, dict.fromkeys(asked, "a teacher that is a module, or several"))
 
 
 def _check_kin(study: Study, objectives: Mapping[str, Objective], student: nn.Module, setting: Setting) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from tutelage.errors import ConfigError
 
 #: The arm that is judged.
 JUDGED = "kd"
+
+G = TypeVar("G")
+
+#: The gates that compare with another arm than the teacher.
+CONTROL_OF = {"gain_over_scratch": "scratch", "gain_over_label_smoothing": "label_smoothing"}
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,8 @@ class Gates:
 
     Args:
         accuracy_drop_vs_teacher: non-inferiority margin: how much accuracy (0 … 1) the student may lose to the teacher.
-        gain_over_scratch: the accuracy gain over the same student trained on labels alone must exceed this.
+        gain_over_scratch: the accuracy gain over the same student trained on labels alone must exceed this; the default is not
+            asked of a study without that arm.
         gain_over_label_smoothing: the same, over the student trained with label smoothing.
         size_ratio: bytes of the student over bytes of the teacher, at most.
         latency_ratio: median latency at batch 1, student over teacher, at most.
@@ -55,3 +63,26 @@ class Gates:
                     f"gate {name} has the limit {limit}, and it is a fraction: every student would be on the same side of it; write "
                     f"{limit / 100:g} for {limit:g} in a hundred"
                 )
+
+
+def decidable(gates: G, lacking: Mapping[str, str]) -> G:
+    """The gates without those that are there by default and that a study could never decide.
+
+    Args:
+        gates: a dataclass of limits, None for a gate that is not asked.
+        lacking: what the study has not got, in words, by the gate that would need it.
+
+    Raises:
+        ConfigError: one that is not the default could never be decided.
+    """
+    given: Any = gates
+    asked = {
+        each.name: each for each in fields(given) if each.name in lacking and getattr(given, each.name) is not None
+    }
+    for name, each in asked.items():
+        if getattr(given, name) != each.default:
+            raise ConfigError(
+                f"the gate {name} needs {lacking[name]}, which this study has not got: everything would be trained, and the gate could "
+                "never be decided; add that, or set the gate to None (in a config: null)"
+            )
+    return replace(given, **dict.fromkeys(asked)) if asked else gates

@@ -70,7 +70,7 @@ def check_labels(objectives: Mapping[str, Objective], train: TransferSet) -> Non
                 raise ConfigError(
                     f"none of the {len(train)} examples of the transfer set has a label, and {component.name!r} of the arm {arm!r} learns "
                     "from labels alone: it would be 0 throughout; give some labels, or leave out that term or arm (with the arm kd "
-                    "alone the verdict can at best be 'hold' while gain_over_scratch is asked for)"
+                    "alone nobody can tell what the teacher was worth, and no gate asks it)"
                 )
 
 

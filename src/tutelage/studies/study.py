@@ -35,7 +35,7 @@ from tutelage.studies.faculty import (
     ready_faculty,
     seen_beforehand,
 )
-from tutelage.studies.gates import JUDGED, Gates
+from tutelage.studies.gates import CONTROL_OF, JUDGED, Gates, decidable
 from tutelage.studies.ledger import EXPORTS
 from tutelage.studies.passing import settings_of, stage_said, stage_trainings
 from tutelage.studies.recipes import ExtraArm, Outcome, Recipe, objective_of
@@ -81,7 +81,7 @@ class Study:
         start: how the student begins, for the record; None for a fresh one of a model of its own.
         stage: what every arm's students pass before the task, unless an :class:`Arm` says otherwise.
         label_smoothing: ε of that control.
-        gates: what the student must meet to be shipped.
+        gates: what the student must meet to be shipped, as far as arms and data can show it.
         teacher_training: given where this run trains the teacher.
         chain: assistants between teacher and student; the student that the teacher teaches itself is then the arm ``direct``.
         labels: how the teacher's answers are kept in a store, from which the students are then taught; None where they are kept in
@@ -97,7 +97,7 @@ class Study:
         student_source: where the student's code is, to go with an exported folder of weights; None where it is not known.
 
     Raises:
-        ConfigError: unknown or no arms, no seeds, a student that is no function.
+        ConfigError: unknown or no arms, no seeds, a student that is no function, a gate that could never be decided.
     """
 
     splits: Splits
@@ -156,6 +156,10 @@ class Study:
             )
 
     @property
+        lacking = {gate: f"the arm {arm!r}" for gate, arm in CONTROL_OF.items() if arm not in self.arms}
+        if not self.splits.test.metadata:
+            lacking["worst_slice_drop"] = "metadata of the test examples to cut slices by (data.metadata)"
+        object.__setattr__(self, "gates", decidable(self.gates, lacking))
     def seed_list(self) -> list[int]:
         """The seeds."""
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)

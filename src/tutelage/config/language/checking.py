@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tutelage.config.explaining import EXAMPLES, explain, nearest, together
+from tutelage.config.gate_keys import askable, check_gates, language_lacking
 from tutelage.config.labels import check_labels
 from tutelage.config.language.schema import (
     LanguageArmSection,
@@ -52,6 +53,7 @@ def check_language_config(data: Mapping[str, Any], where: str) -> LanguageConfig
         config = LanguageConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(together(where, explain(error.errors(), LanguageConfig, _EXAMPLES))) from None
+    missing = language_lacking(config)
     problems = [
         *_check_data(config.data),
         *_check_views(config),
@@ -63,10 +65,11 @@ def check_language_config(data: Mapping[str, Any], where: str) -> LanguageConfig
         *_check_time(config),
         *_check_arms(config),
         *_check_score(config.score),
+        *check_gates(config.gates, missing),
     ]
     if problems:
         raise ConfigError(together(where, problems))
-    return config
+    return config.model_copy(update={"gates": askable(config.gates, missing)})
 
 
 def arms_of(config: LanguageConfig) -> tuple[list[str], dict[str, LanguageArmSection]]:

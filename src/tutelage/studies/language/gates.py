@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tutelage.errors import ConfigError
+
+#: The gates that compare with another arm than the teacher.
+CONTROL_OF = {"gain_over_sft": "sft", "gain_over_untouched": "untouched", "gap_closed": "untouched"}
 
 _GAINS = ("gain_over_sft", "gain_over_untouched")
 
@@ -16,7 +20,8 @@ class LanguageGates:
 
     Args:
         score_drop_vs_teacher: how much of the task's score the student may lose to the teacher; asked only where there is a score.
-        gain_over_sft: what the student must gain over the one fine-tuned on the same completions without a teacher, more than this.
+        gain_over_sft: what the student must gain over the one fine-tuned on the same completions without a teacher, more than this; the
+            default, as that of the next, is not asked of a study without that arm.
         gain_over_untouched: the same, over the student before any training.
         gap_closed: the share of the way from the untouched student to the teacher that must be gone, at least.
         kl: per-token KL(teacher‖student) on the test completions in nats, at most. A teacher that tells its likeliest tokens
@@ -47,3 +52,24 @@ class LanguageGates:
                 raise ConfigError(
                     f"gate {name} has the limit {limit}, and it is a share of the gap to the teacher: expected 0 to 1 (0.9 for 90%)"
                 )
+
+
+def lacking(arms: Collection[str], *, score: bool, shared: bool, measured: bool) -> dict[str, str]:
+    """What a study has not got, in words, by the gate that would need it.
+
+    Args:
+        arms: of the study, by name.
+        score: whether the task has one of its own.
+        shared: whether teacher and student speak of the same tokens, so that a KL can be told.
+        measured: whether the teacher is a model that this machine runs.
+    """
+    found = {gate: f"the arm {arm!r}" for gate, arm in CONTROL_OF.items() if arm not in arms}
+    if not score:
+        found["score_drop_vs_teacher"] = "a score of the task"
+    if not shared:
+        found["kl"] = "a vocabulary that teacher and student share (alignment 'text' tells of none)"
+        if not score:
+            found |= dict.fromkeys(CONTROL_OF, "a score of the task, or a vocabulary that teacher and student share")
+    if not measured:
+        found |= dict.fromkeys(("size_ratio", "latency_ratio"), "a teacher that is one model on this machine")
+    return found

@@ -21,17 +21,17 @@ from tutelage.evaluation.task_score import Speaker, TaskScore
 from tutelage.files import write_atomically
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
-from tutelage.studies.gates import JUDGED
+from tutelage.studies.gates import JUDGED, decidable
 from tutelage.studies.language.arms import SFT, UNTOUCHED, Author, LanguageArm
 from tutelage.studies.language.budgets import against_the_time, time_left
 from tutelage.studies.language.data import LanguageData
 from tutelage.studies.language.describing import arm_in_words
-from tutelage.studies.language.gates import LanguageGates
+from tutelage.studies.language.gates import LanguageGates, lacking
 from tutelage.studies.language.generating import GENERATED, Generation
 from tutelage.studies.language.lessons import Lessons
 from tutelage.studies.language.recording import TEACHER, Findings, assemble_language
 from tutelage.studies.language.training import LanguageRun
-from tutelage.studies.language.work import Work, begin
+from tutelage.studies.language.work import Work, begin, model_of
 from tutelage.studies.records import provenance
 from tutelage.studies.setting import alone_in
 from tutelage.studies.stored_labels import LABELS, Labels
@@ -72,7 +72,7 @@ class LanguageStudy:
         score: the task's own; None for the per-token KL to the teacher.
         samples: how many test prompts are shown on the page with what each model writes.
         sample_tokens: how much each of these is at most.
-        gates: what the student must meet to be shipped.
+        gates: what the student must meet to be shipped, as far as arms and data can show it.
         labels: how the teacher's answers are kept, from which all arms that listen to it then learn, but those in which the student
             writes; None for asking it at each step.
         teacher_tokenizer: where it is another one than the student's.
@@ -148,6 +148,9 @@ class LanguageStudy:
         for name, arm in self.lessons.items():
             self._check_arm(name, arm)
         self._check_written()
+        met, known = self.alignment != "text", model_of(self.teacher) is not None
+        never = lacking(self.arms, score=self.score is not None, shared=met, measured=known)
+        object.__setattr__(self, "gates", decidable(self.gates, never))
 
     def _check_arm(self, name: str, arm: LanguageArm) -> None:
         writes = arm.on_policy is not None and arm.on_policy.share > 0

@@ -171,7 +171,7 @@ class Work:
         # shipped with its adapters added in, so that is what is paid for
         student = merged(student) if has_adapters(student) else student
         deployed = {"student": Deployed(student, test.prompts)}
-        model = _model_of(self.teacher)
+        model = model_of(self.teacher)
         if model is not None:
             deployed = {"teacher": Deployed(model, test.taught_prompts), **deployed}
         costs = language_costs(deployed, float(test.completions.completions.lengths.double().mean()))
@@ -189,7 +189,7 @@ class Work:
         study = self.study
         if study.teacher_speaker is not None:
             return study.teacher_speaker
-        model, tokenizer = _model_of(self.teacher), study.teacher_tokenizer or study.tokenizer
+        model, tokenizer = model_of(self.teacher), study.teacher_tokenizer or study.tokenizer
         if model is None:
             inner = _inner(self.teacher)
             return SignalSpeaker(inner, tokenizer, study.batch_size) if bound_to_given(inner) is None else None
@@ -282,7 +282,7 @@ def begin(study: LanguageStudy, folder: Path, progress: Progress) -> Work:
     student = check_student(study.student, study.seed_list[0])
     _expect_tokens(student, study.data)
     check_meeting(study)
-    check_room(study, student, _model_of(study.teacher))
+    check_room(study, student, model_of(study.teacher))
     _try_score(study)
     eos = study.eos
     if eos is None:
@@ -385,7 +385,8 @@ def _inner(teacher: Teacher) -> Teacher:
     return teacher
 
 
-def _model_of(teacher: Teacher) -> nn.Module | None:
+def model_of(teacher: Teacher) -> nn.Module | None:
+    """The one model behind a teacher; None where there is none on this machine, or several."""
     inner = _inner(teacher)
     return inner.model if isinstance(inner, ModuleTeacher) else None
 
