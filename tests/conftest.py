@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -16,6 +17,14 @@ class Left:
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_no_garbage() -> None:
+    """Each training collects garbage once, and would walk through every library and every collected test for it: ten times as
+    long as a small training takes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
