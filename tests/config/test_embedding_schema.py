@@ -45,6 +45,8 @@ def mistake(**keys: Any) -> str:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
+        ({"stage": {"training": {}}}, ["stage is for task: classification"]),
+        ({"stage": {}, "data__sauce": 1}, ["stage is for task: classification", "unknown key 'data.sauce'"]),
         ({"data__sauce": 1}, ["unknown key 'data.sauce'", "did you mean 'source'?"]),
         ({"data__source": "cvs"}, ["unknown data source 'cvs'", "did you mean 'csv'?"]),
         ({"data__path": None}, ["data.path is missing"]),
@@ -149,24 +151,29 @@ def test_a_group_stays_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "keys", "said"),
     [
-        ([*rows(), {"text": " ", "group": 1}], {}, "row 20, column 'text': the text is empty"),
-        ([*rows(), {"text": None, "group": 1}], {}, "row 20, column 'text': the text is null"),
+        ([*rows(), {"text": " ", "group": 1}], {}, "texts.jsonl, line 21, column 'text': the text is empty"),
+        ([*rows(), {"text": None, "group": 1}], {}, "texts.jsonl, line 21, column 'text': the text is null"),
         ([*rows(), {"text": 7, "group": 1}], {}, "the text is a int"),
         (
             [*rows(), {"txt": "x", "group": 1}],
             {},
-            "row 20 has no column 'text', which data.text names; did you mean 'txt'",
+            "line 21 has no column 'text', which data.text names; did you mean 'txt'",
         ),
-        ([*rows(), {"text": "x"}], {}, "row 20 has no column 'group', which data.groups names"),
+        ([*rows(), {"text": "x"}], {}, "line 21 has no column 'group', which data.groups names"),
         ([*rows(), {"text": "x", "group": [1]}], {}, "holds a list, expected a text or a whole number"),
         ([*rows(), {"text": "x", "group": 77}], {}, "groups have one text in their split, the first '77'"),
         (
             [*rows(), {"text": "x", "group": 1, "task": None}],
             {"data__tasks": "task"},
-            "row 20, column 'task': its task is null",
+            "line 21, column 'task': its task is null",
         ),
         (rows(4), {}, "too few to cut"),
         (rows(), {"data__splits": {"validation": 0.2}}, "splits.test is missing"),
+        (
+            rows(),
+            {"data__splits__drop_overlap": True},
+            "splits.drop_overlap is true, and the source brings no test set of its own",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(given: Any, keys: Any, said: str, tmp_path: Path) -> None:
@@ -182,8 +189,11 @@ def test_a_given_test_set_is_kept_apart(tmp_path: Path) -> None:
     found = read(tmp_path, rows(), test=tests, **given)
     assert [len(part) for part in found.splits.values()] == [16, 4, 6]
     astride = [{**row, "group": 3} for row in tests]
-    with pytest.raises(DataError, match=r"2 of 20 texts also stand in the test set, or belong to one of its groups"):
+    said = r"2 of 20 texts also stand in the test set, or belong to one of its groups, the first in \S+texts.jsonl, line 7:"
+    with pytest.raises(DataError, match=said):
         read(tmp_path, rows(), test=astride, **given)
+    with pytest.raises(DataError, match=r"tests.jsonl, line 7, column 'text': the text is empty"):
+        read(tmp_path, rows(), test=[*tests, {"text": "", "group": 1}], **given)
     apart = read(tmp_path, rows(), test=astride, **{**given, "data__splits": {"validation": 0.2, "drop_overlap": True}})
     assert len(apart.train) + len(apart.validation) == 18
     with pytest.raises(ConfigError, match="brings a test set of its own"):
@@ -197,7 +207,48 @@ def test_a_csv_is_read_by_its_columns(tmp_path: Path) -> None:
     assert "text, number 3" in [text for part in found.splits.values() for text in part.texts]
     with pytest.raises(DataError, match=r"line 3 has another number of cells than the 2 columns"):
         read(tmp_path, "text,group\none,1\ntwo, with a comma,1\n", suffix="csv", **csv)
+    with pytest.raises(DataError, match=r"texts.csv, line 4, column 'text': the text is null"):
+        read(tmp_path, 'text,group\n"one\nline",1\n,1\n', suffix="csv", **csv)
     with pytest.raises(DataError, match="holds no rows"):
         read(tmp_path, "text,group\n", suffix="csv", **csv)
     with pytest.raises(DataError, match="there is no file"):
         read(tmp_path, None, data__source="csv", data__path="none.csv")
+
+
+def test_rows_of_no_file_are_counted(tmp_path: Path) -> None:
+    """A number that may be from 0 or from 1 sends its reader to the row beside it."""
+    (tmp_path / "rows.py").write_text("def rows():\n    return [{'text': 'a'}], [{'text': 'b'}, {'text': ''}]\n")
+    keys = {"data__source": "python", "data__python": "rows.py:rows", "data__path": None, "data__groups": None}
+    said = r"row 1 \(counted from 0\) of the test set, column 'text': the text is empty"
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, None, data__splits={"validation": 0.2}, **keys)
+
+
+def test_a_limit_draws_from_all_of_the_file(tmp_path: Path) -> None:
+    """The first rows of a file sorted by task are of one task; single texts of many groups would answer nothing."""
+    sorted_by_task = [
+        {"text": f"{task} {number}", "group": f"{task} {number // 3}", "task": task}
+        for task in ("art", "law", "news")
+        for number in range(60)
+    ]
+    found = read(tmp_path, sorted_by_task, data__limit=50, data__tasks="task")
+    parts = list(found.splits.values())
+    texts = [text for part in parts for text in part.texts]
+    assert 48 <= len(texts) <= 50
+    assert all(sum(text.startswith(task) for text in texts) > 5 for task in ("art", "law", "news"))
+    backwards = read(tmp_path, sorted_by_task[::-1], data__limit=50, data__tasks="task")
+    assert sorted(text for part in backwards.splits.values() for text in part.texts) == sorted(texts)
+    fewer = read(tmp_path, sorted_by_task, data__limit=20, data__tasks="task")
+    assert {text for part in fewer.splits.values() for text in part.texts} < set(texts)
+    one_group = [{"text": f"text {number}", "group": number // 90} for number in range(180)]
+    alone = [{"text": f"alone {number}", "group": None} for number in range(180)]
+    mixed = read(tmp_path, [*one_group, *alone], data__limit=200)
+    answered = [group for part in mixed.splits.values() for group in part.groups if group is not None]
+    assert set(answered) == {"0", "1"}
+    assert 60 < len(answered) < 140
+
+
+def test_a_task_that_is_a_number_says_of_what(tmp_path: Path) -> None:
+    """A page whose worst task is "1" tells its reader nothing."""
+    numbered = [{**row, "task": number % 2} for number, row in enumerate(rows())]
+    assert set(read(tmp_path, numbered, data__tasks="task").train.tasks) == {"task 0", "task 1"}

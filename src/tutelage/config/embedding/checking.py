@@ -38,6 +38,12 @@ _EXAMPLES: Mapping[str, str] = {
     "training": "training: {num_train_epochs: 3, per_device_train_batch_size: 64, learning_rate: 1e-4}",
 }
 
+#: Sections of other tasks that somebody may look for here, and what to say of them.
+_ELSEWHERE = {
+    "stage": "stage is for task: classification: a masked-language stage before a sentence encoder's training is not offered; leave it "
+    "out, or give such a model, trained beforehand, as the student (student: {model: {hub: …}})"
+}
+
 #: The keys that each source reads.
 _SOURCE_KEYS = {"csv": SOURCE_KEYS["jsonl"], **SOURCE_KEYS}
 
@@ -52,11 +58,14 @@ def check_embedding_config(data: Mapping[str, Any], where: str) -> EmbeddingConf
     Raises:
         ConfigError: lists every mistake, with the nearest known key for an unknown one.
     """
+    elsewhere = [said for key, said in _ELSEWHERE.items() if key in data]
+    own = {key: said for key, said in data.items() if key not in _ELSEWHERE}
     try:
-        config = EmbeddingConfig.model_validate(data)
+        config = EmbeddingConfig.model_validate(own)
     except ValidationError as error:
-        raise ConfigError(together(where, explain(error.errors(), EmbeddingConfig, _EXAMPLES))) from None
+        raise ConfigError(together(where, [*elsewhere, *explain(error.errors(), EmbeddingConfig, _EXAMPLES)])) from None
     problems = [
+        *elsewhere,
         *_check_data(config.data),
         *_check_student(config.student, "student"),
         *check_training(config.training, "training"),

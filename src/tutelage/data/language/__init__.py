@@ -3,7 +3,7 @@
 from tutelage.data.language.conversations import Columns, Turns
 from tutelage.data.language.encoding import Counts, Encoded, encode
 from tutelage.data.language.prompts import PromptView
-from tutelage.data.language.rows import TEXT_SOURCES, TextSource, read_rows, rows_from_dataset
+from tutelage.data.language.rows import TEXT_SOURCES, TextSource, read_rows, row_place, rows_from_dataset
 from tutelage.data.language.splitting import overlapping, read_parts, split_rows
 from tutelage.data.language.templates import Row
 from tutelage.data.language.tokenizers import (
@@ -32,6 +32,7 @@ __all__ = [
     "read_parts",
     "read_rows",
     "refuse_other_tokenizer",
+    "row_place",
     "rows_from_dataset",
     "split_rows",
 ]

@@ -6,8 +6,9 @@ import glob
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,6 +64,22 @@ def read_rows(source: TextSource) -> Read:
     return TEXT_SOURCES[source.source](source)
 
 
+def row_place(source: TextSource, number: int, *, of_test: bool = False) -> str:
+    """Where a row stands, for messages: the line of its file where rows are lines of JSON, else its number.
+
+    Args:
+        source: it was read from.
+        number: its place among the rows that :func:`read_rows` gave, from 0.
+        of_test: whether among those of the test set.
+    """
+    path = source.test_path if of_test else source.path
+    if source.source == "jsonl" and path is not None:
+        lines = ((file, line) for file in _files(source, path) for line, _ in _lines(file))
+        file, line = next(islice(lines, number, None))
+        return f"{file}, line {line}"
+    return f"row {number} (counted from 0){' of the test set' if of_test else ''}"
+
+
 def rows_from_dataset(dataset: datasets.Dataset) -> list[Row]:
     """The rows of a Hugging Face ``datasets.Dataset``; the number of a class becomes its name, and -1 (none known) null."""
     dataset = dataset.with_format(None)
@@ -83,7 +100,14 @@ def _jsonl(source: TextSource) -> Read:
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    rows: list[Row] = []
+    rows = [_row(line, f"jsonl: {path}, line {number}", first=number == 1) for number, line in _lines(path)]
+    if not rows:
+        raise DataError(f"jsonl: {path} holds no rows; give a file with one JSON object a line")
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not empty, each with its number from 1."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -91,10 +115,7 @@ def _read_jsonl(path: Path) -> list[Row]:
     # by bytes: str.splitlines also ends a line at U+2028 and its like, which stand in texts as they are
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            rows.append(_row(line, f"jsonl: {path}, line {number}", first=number == 1))
-    if not rows:
-        raise DataError(f"jsonl: {path} holds no rows; give a file with one JSON object a line")
-    return rows
+            yield number, line
 
 
 def _row(line: bytes, where: str, *, first: bool) -> Row:
