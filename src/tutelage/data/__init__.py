@@ -8,6 +8,7 @@ from tutelage.data.masking import MaskedTokens, Masking
 from tutelage.data.randomness import Draws
 from tutelage.data.sources import SOURCES, DataSource, load_source
 from tutelage.data.splits import Splits, keep_labels, noisy_labels, split
+from tutelage.data.tokenizer_digests import tokenizer_digest
 from tutelage.data.tokens import next_token_labels, rows_of
 from tutelage.data.transfer_set import Batch, TransferSet
 from tutelage.data.views import (
@@ -56,4 +57,5 @@ __all__ = [
     "rows_of",
     "shortest_first",
     "split",
+    "tokenizer_digest",
 ]

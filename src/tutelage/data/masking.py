@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tutelage.data.randomness import Draws
+from tutelage.data.tokenizer_digests import tokenizer_digest
 from tutelage.errors import ConfigError, DataError
 from tutelage.signals import NO_LABEL
 
@@ -131,15 +130,8 @@ class MaskedTokens:
 
     @cached_property
     def digest(self) -> str:
-        """What tells this tokenizer from another: its own rules where it shows them, else its vocabulary."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        rules: dict[str, Any] = {"vocabulary": sorted(self.tokenizer.get_vocab().items())}
-        if backend is not None:
-            # padding and truncation are what its last caller asked for
-            said = json.loads(backend.to_str())
-            rules = {name: rule for name, rule in said.items() if name not in ("padding", "truncation")}
-        marks = sorted((name, str(mark)) for name, mark in self.tokenizer.special_tokens_map.items())
-        return sha256(json.dumps([rules, marks], sort_keys=True).encode()).hexdigest()[:16]
+        """What tells this tokenizer from another."""
+        return tokenizer_digest(self.tokenizer)
 
     def __call__(self, inputs: Any, draws: Draws, /) -> Asked:
         given, maskable, words = self._read(inputs)

@@ -277,6 +277,17 @@ def embed_texts(encoder: Embeds, texts: Sequence[str], *, batch_size: int = 64) 
     return embeddings[np.argsort(order, kind="stable")] if rows else embeddings
 
 
+def longest_text(transformer: Any) -> int | None:
+    """Tokens of the longest text that a transformer has positions for; None where it does not say."""
+    most = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
+    if not isinstance(most, int):
+        return None
+    tables = (part for name, part in transformer.named_modules() if name.endswith("position_embeddings"))
+    paddings = [place for table in tables if (place := getattr(table, "padding_idx", None)) is not None]
+    # RoBERTa and its kin count positions from behind the padding token's number
+    return most - max(paddings) - 1 if paddings else most
+
+
 def tokenised(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> dict[str, Tensor]:
     """``texts`` as named tensors ``[B, T]``, padded to the longest, and cut where a length is given.
 

@@ -16,7 +16,7 @@ from tutelage.errors import ConfigError, ModelError
 from tutelage.models import sentence_layout as layout
 from tutelage.models.hub import expect_hub
 from tutelage.models.loading import ModelSource, load_model, load_weights
-from tutelage.models.sentence import Dense, Normalise, SentenceEncoder
+from tutelage.models.sentence import Dense, Normalise, SentenceEncoder, longest_text
 from tutelage.models.sentence_static import TABLE_KEY, StaticEncoder
 
 #: Files of a hub model that are read; its exports in other formats are not fetched.
@@ -233,8 +233,8 @@ def _tokenizer(folder: Path) -> Any:
 
 def _max_length(transformer: Any, tokenizer: Any) -> int | None:
     """The tokens at which a text is cut where the folder does not say: what tokenizer and positions both allow."""
-    positions = getattr(transformer.config, "max_position_embeddings", None)
-    lengths = [length for length in (tokenizer.model_max_length, positions) if length and length < 1_000_000]
+    both = (tokenizer.model_max_length, longest_text(transformer))
+    lengths = [length for length in both if length and length < 1_000_000]
     return min(lengths, default=None)
 
 

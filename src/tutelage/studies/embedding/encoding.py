@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 import torch
@@ -98,16 +96,6 @@ def encode(
 def as_inputs(view: Tokenise, texts: Sequence[str]) -> Any:
     """What an encoder is given for these texts: tensors ``[B, T]`` by name."""
     return view(list(texts), Draws(0, 0, content_ids(list(texts))))
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """A short hash of what decides a text's tokens: the rules, and the marks that are put around it."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules: Any = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-    # how the last texts were cut and padded stands in there too
-    kept = {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
-    marks = sorted((name, str(mark)) for name, mark in tokenizer.special_tokens_map.items())
-    return sha256(json.dumps([kept, marks], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def token_count(view: Tokenise, texts: Sequence[str]) -> tuple[int, int]:

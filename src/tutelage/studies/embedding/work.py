@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Tokenise, content_ids
+from tutelage.data import Tokenise, content_ids, tokenizer_digest
 from tutelage.errors import ConfigError, DataError, TutelageError
 from tutelage.evaluation.surgery import surgery_table
 from tutelage.models.saving import save_student
-from tutelage.models.sentence import SentenceEncoder
+from tutelage.models.sentence import SentenceEncoder, longest_text
 from tutelage.models.sentence_static import StaticEncoder
 from tutelage.objectives import Objective
 from tutelage.objectives.embeddings import wants_pca, with_pca
@@ -25,7 +25,7 @@ from tutelage.studies.arm import Progress, build_seeded, weights_digest
 from tutelage.studies.embedding.arms import Pupil, expect_embeddings_alone
 from tutelage.studies.embedding.costing import Deployed, embedding_costs, sample
 from tutelage.studies.embedding.data import TextSplit
-from tutelage.studies.embedding.encoding import EmbeddingModel, as_inputs, encode, token_count, tokenizer_digest
+from tutelage.studies.embedding.encoding import EmbeddingModel, as_inputs, encode, token_count
 from tutelage.studies.embedding.measuring import LEAST_TEXTS, Exam
 from tutelage.studies.embedding.recording import TEACHER
 from tutelage.studies.embedding.taught import Asked, KeptEmbeddings, expect_same_teacher, kept_embeddings
@@ -286,7 +286,7 @@ def _expect_room(encoder: nn.Module, max_length: int, who: str, view: Tokenise) 
         ConfigError: it has not.
     """
     inner: Any = encoder.transformer if isinstance(encoder, SentenceEncoder) else encoder
-    positions = _positions(inner)
+    positions = longest_text(inner)
     if positions is not None and max_length > positions:
         raise ConfigError(
             f"data.max_length is {max_length:,} tokens, and {who} has positions for {positions:,}: what it says of longer texts is noise, "
@@ -299,17 +299,6 @@ def _expect_room(encoder: nn.Module, max_length: int, who: str, view: Tokenise) 
             f"{who} has embeddings of {known:,} tokens, and its tokenizer {tokens:,}: a text with one of the others cannot be read; give "
             "the tokenizer that belongs to the model"
         )
-
-
-def _positions(transformer: Any) -> int | None:
-    """Tokens of the longest text that a transformer has positions for; None where it does not say."""
-    most = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
-    if not isinstance(most, int):
-        return None
-    tables = (part for name, part in transformer.named_modules() if name.endswith("position_embeddings"))
-    unused = max((getattr(table, "padding_idx", None) or 0 for table in tables), default=0)
-    # RoBERTa counts positions from behind the padding token's number
-    return most - unused - 1 if unused else most
 
 
 def _check_training(training: Mapping[str, Any]) -> None:
