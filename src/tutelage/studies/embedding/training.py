@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import EvalPrediction, PrinterCallback
 
-from tutelage.data import Tokenise
+from tutelage.data import Tokenise, shortest_first
 from tutelage.errors import CheckpointError
 from tutelage.evaluation.embeddings import correlation, pair_similarities
 from tutelage.files import sha256_of, write_atomically
@@ -173,12 +174,13 @@ def embedding_trainer(plan: EmbeddingPlan, student: EmbeddingModel) -> Distillat
     """The trainer of a plan's student, which nobody has trained yet."""
     assert plan.objective is not None
     arguments: Json = {**EMBEDDING_DEFAULTS, **plan.training, "seed": plan.seed, "data_seed": plan.seed}
+    order = shortest_first(plan.validation.texts)
     trainer = DistillationTrainer(
         model=student,
         args=DistillationArguments(output_dir=str(plan.folder / CHECKPOINTS), **arguments),
         objective=plan.objective,
         train_dataset=plan.train.seen(plan.view),
-        eval_dataset=plan.validation.seen(plan.view),
+        eval_dataset=plan.validation.seen(plan.view).select(order),
         teacher=plan.teacher,
         fingerprint={
             "initial_weights": weights_digest(student),
@@ -187,18 +189,27 @@ def embedding_trainer(plan: EmbeddingPlan, student: EmbeddingModel) -> Distillat
             "teacher": plan.teacher.digest,
             **plan.fingerprint,
         },
-        compute_metrics=_watching(plan.validation, plan.teacher),
+        compute_metrics=_watching(plan.validation, plan.teacher, order),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _watching(validation: TextSplit, teacher: KeptEmbeddings) -> Callable[[EvalPrediction], dict[str, float]]:
-    """What is watched while an arm trains: the rank correlation of similarities on the same pairs throughout."""
+def _watching(
+    validation: TextSplit, teacher: KeptEmbeddings, order: Tensor
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """What is watched while an arm trains: the rank correlation of similarities on the same pairs throughout.
+
+    Args:
+        validation: N texts.
+        teacher: its embeddings.
+        order: int64 ``[N]``, in which the texts are read.
+    """
     spearman = agreement_with(teacher.of(validation.ids).numpy())
+    places = order.argsort().numpy()
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
-        return {"spearman": spearman(np.asarray(prediction.predictions))}
+        return {"spearman": spearman(np.asarray(prediction.predictions)[places])}
 
     return metrics
 
