@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import torch
 from sentence_models import TEXTS, WIDTH, bert, by_hand, tokenizer, whole
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
 from tutelage.errors import ConfigError, ModelError
-from tutelage.models.sentence import Dense, Normalise, SentenceEncoder, embed_texts, pooled, with_transformer
+from tutelage.models.sentence import (
+    Dense,
+    Normalise,
+    SentenceEncoder,
+    embed_texts,
+    longest_text,
+    pooled,
+    with_transformer,
+)
 from tutelage.models.tapping import run_tapped
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens")
@@ -162,3 +170,19 @@ def test_a_dense_layer_has_the_packages_activation_by_default() -> None:
     values = torch.randn(4, 3)
     with torch.no_grad():
         assert torch.equal(dense(values), torch.tanh(dense.linear(values)))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_positions_behind_the_paddings_are_those_of_tokens(padding: int) -> None:
+    """RoBERTa's 514 positions hold 512 tokens: a text that fills all of them ends in an index error, hours into a run."""
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
+    model = RobertaModel(RobertaConfig(vocab_size=9, max_position_embeddings=12, pad_token_id=padding, **sizes)).eval()
+    most = longest_text(model)
+    assert most == 11 - padding
+    ids = torch.full((1, most + 1), 5)
+    with torch.no_grad():
+        model(input_ids=ids[:, 1:])
+        with pytest.raises((IndexError, RuntimeError), match="out of"):
+            model(input_ids=ids)
+    assert longest_text(bert()) == bert().config.max_position_embeddings
+    assert longest_text(torch.nn.Linear(2, 2)) is None

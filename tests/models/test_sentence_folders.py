@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_models import TEXTS, WIDTH, bert, by_hand, change, tokenizer, whole, write
 from torch import nn
+from transformers import RobertaConfig, RobertaModel
 
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models import ModelSource
@@ -157,6 +158,19 @@ def test_a_plain_folder_is_pooled_by_the_mean_and_says_so(tmp_path: Path) -> Non
     np.testing.assert_array_equal(embed_texts(encoder, TEXTS), embed_texts(mean, TEXTS))
     assert "mean of the last hidden states" in encoder.notes[0]
     assert encoder.max_length == 24, "the lesser of the tokenizer's 24 and the model's 32 positions"
+
+
+def test_a_text_is_cut_where_positions_end(tmp_path: Path) -> None:
+    """A tokenizer often says no length; RoBERTa's 514 positions hold 512 tokens, and the longest texts would end in an error."""
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = RobertaConfig(vocab_size=18, max_position_embeddings=12, pad_token_id=0, **sizes)
+    RobertaModel(config).save_pretrained(tmp_path)
+    endless = tokenizer()
+    endless.model_max_length = 10**30
+    endless.save_pretrained(tmp_path)
+    encoder = load_sentence_encoder(tmp_path)
+    assert encoder.max_length == 11
+    assert embed_texts(encoder, ["dog " * 40]).shape == (1, 16)
 
 
 def test_weights_that_are_not_there_are_refused_unless_no_pooling_uses_them(tmp_path: Path) -> None:

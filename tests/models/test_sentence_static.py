@@ -14,7 +14,8 @@ from sklearn.decomposition import PCA
 from tokenizers import Tokenizer
 
 from tutelage.errors import ConfigError, ModelError
-from tutelage.models.sentence import Normalise, SentenceEncoder, embed_texts
+from tutelage.models import sentence_static
+from tutelage.models.sentence import Dense, Normalise, SentenceEncoder, embed_texts
 from tutelage.models.sentence_folders import load_sentence_encoder
 from tutelage.models.sentence_static import StaticEncoder, principal_components, static_from_teacher
 from tutelage.models.tapping import run_tapped
@@ -150,6 +151,16 @@ def test_the_table_may_begin_as_the_input_embeddings() -> None:
     with torch.no_grad():
         student.table.weight.zero_()
     assert teacher.transformer.embeddings.word_embeddings.weight.abs().sum() > 0, "the student's table is the teacher's"
+
+
+def test_a_width_that_there_is_not_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher would embed each of a hundred thousand tokens first."""
+    monkeypatch.setattr(sentence_static, "_token_outputs", lambda *_: pytest.fail("asked the teacher"))
+    teacher = SentenceEncoder(bert(), after=[Dense(16, 6)], tokenizer=tokenizer())
+    with pytest.raises(ConfigError, match="7 principal components, expected 1 to 6"):
+        static_from_teacher(teacher, width=7)
+    with pytest.raises(ConfigError, match="17 principal components, expected 1 to 16"):
+        static_from_teacher(teacher, width=17, tokens="inputs")
 
 
 def test_principal_components_are_scikit_learns() -> None:

@@ -154,11 +154,11 @@ def static_from_teacher(
         raise ConfigError(
             "the teacher has no tokenizer, whose tokens a static student looks up; give it one: tokenizer=…"
         )
-    if tokens == "inputs":
-        transformer: Any = teacher.transformer
-        table = transformer.get_input_embeddings().weight.detach().float().cpu().numpy().astype(np.float64)
-    else:
-        table = _token_outputs(teacher, batch_size)
+    transformer: Any = teacher.transformer
+    inputs = transformer.get_input_embeddings().weight if tokens == "inputs" else None
+    if width is not None:  # before the teacher is asked about every token
+        _expect_width(width, teacher.width if inputs is None else inputs.shape[1])
+    table = _token_outputs(teacher, batch_size) if inputs is None else inputs.detach().double().cpu().numpy()
     if width is not None:
         table = principal_components(table, width)
     if sif is not None:
@@ -188,16 +188,19 @@ def principal_components(table_VD: NDArray[np.float64], width: int) -> NDArray[n
     Raises:
         ConfigError: ``width`` is not within 1 … D.
     """
-    if not 1 <= width <= table_VD.shape[1]:
-        raise ConfigError(
-            f"a width of {width:,} principal components, expected 1 to {table_VD.shape[1]:,}, the width of the table: "
-            "there are no more"
-        )
+    _expect_width(width, table_VD.shape[1])
     centred_VD = table_VD - table_VD.mean(axis=0)
     _, axes_DD = np.linalg.eigh(centred_VD.T @ centred_VD)
     kept_DK = axes_DD[:, ::-1][:, :width]
     largest_K = kept_DK[np.abs(kept_DK).argmax(axis=0), np.arange(width)]
     return centred_VD @ (kept_DK * np.sign(largest_K))
+
+
+def _expect_width(width: int, most: int) -> None:
+    if not 1 <= width <= most:
+        raise ConfigError(
+            f"a width of {width:,} principal components, expected 1 to {most:,}, the width of the table: there are no more"
+        )
 
 
 def _sif_weights(rows: int, smoothing: float, counts: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.float64]:
