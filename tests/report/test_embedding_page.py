@@ -118,7 +118,15 @@ def test_comparisons_and_cost() -> None:
     assert compared[untouched].endswith("better")
     rows = found.cells("Distilled student beside the teacher")
     assert "Texts a second, from text to embedding | 210 | 390 | 185.7% | 1.9× faster" in rows
-    assert found.cells("Static beside the teacher")
+    static = found.cells("Static beside the teacher")
+    assert "Texts a second, from text to embedding | 210 | 9,100 | 43 times | 43× faster" in static
+    record = cut()
+    record["cost"]["static"]["flops_per_text"] = 0
+    looked_up = page(record).cells("Static beside the teacher")
+    assert any(
+        row.startswith("Arithmetic of a text") and row.endswith("| none | — | vectors are looked up")
+        for row in looked_up
+    )
     assert "kept are the layers 0, 2, 5" in found.one("surgery")
     assert "Layers | 6 | 3 | 50.0%" in found.cells("the transformer before and after")
     assert "batches of 32 texts of 14.2 tokens on average, padded to 31" in found.one("cost")

@@ -220,6 +220,15 @@ def test_a_gate_asks_the_whole_interval(gates: Any, changes: Any, passed: bool |
     assert outcome(EmbeddingGates(**{**NONE, **gates}), evidence(**changes)) == {name: passed}
 
 
+def test_nothing_is_no_minus_zero() -> None:
+    """A loss would be read where there is none to speak of."""
+    rows = [comparison("untouched", "spearman", -0.0004, [-0.002, 0.001])]
+    (gate,) = judge_embedding(EmbeddingGates(**{**NONE, "gain_over_untouched": 0.0}), evidence(comparisons=rows))[
+        "gates"
+    ]
+    assert "by +0.000 (95% interval: −0.002 to +0.001)" in gate["why"]
+
+
 def test_one_seed_decides_nothing() -> None:
     """One training may have been lucky: weights and speed alone can be told from it."""
     one = copy.deepcopy(dict(evidence().arms))

@@ -89,7 +89,7 @@ def _arms_table(result: Mapping[str, Any]) -> Table:
 def _number(value: float | None, *, share: bool = False) -> str:
     if value is None:
         return "–"
-    return f"{value:.1%}" if share else f"{value:.3f}"
+    return f"{value:z.1%}" if share else f"{value:z.3f}"
 
 
 def _span(interval: Sequence[float | None] | None, *, share: bool = False) -> str:

@@ -13,6 +13,7 @@ import torch
 from tutelage.data import Tokenise
 from tutelage.evaluation.cost import count_flops, stored_bytes
 from tutelage.models import count_parameters
+from tutelage.models.sentence_static import StaticEncoder
 from tutelage.studies.embedding.encoding import EmbeddingModel, as_inputs
 
 #: Texts in a timed call.
@@ -47,7 +48,8 @@ def embedding_costs(models: Mapping[str, Deployed], texts: Sequence[str], batch_
         batch_size: texts in a call.
 
     Returns:
-        By name: ``parameters``; ``bytes`` of the weights; ``flops_per_text``, None where they cannot be counted; ``texts_per_second``,
+        By name: ``parameters``; ``bytes`` of the weights; ``flops_per_text``, None where they cannot be counted, 0 of a table of
+        tokens; ``texts_per_second``,
         from text to embedding; ``forward_texts_per_second``, of the model alone, whose inputs are there already; ``batch`` and the
         ``tokens`` of a text in it, ``mean`` and ``longest``, which a batch is padded to.
     """
@@ -67,7 +69,8 @@ def embedding_costs(models: Mapping[str, Deployed], texts: Sequence[str], batch_
         found[name] = {
             "parameters": count_parameters(each.model),
             "bytes": stored_bytes(each.model),
-            "flops_per_text": count_flops(each.model, one),
+            # vectors that are looked up and averaged are no products, of which nothing at all would read as not known
+            "flops_per_text": 0 if isinstance(each.model.encoder, StaticEncoder) else count_flops(each.model, one),
             "texts_per_second": len(some) / float(np.median(took["whole"][name])),
             "forward_texts_per_second": len(some) / float(np.median(took["forward"][name])),
             "batch": len(some),

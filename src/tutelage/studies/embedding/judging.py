@@ -74,7 +74,7 @@ def _spearman(limit: float | None, evidence: Evidence) -> Json | None:
         return gate_of("spearman", value, limit, None, NO_INTERVAL)
     low, high = interval
     said = (
-        f"The rank correlation of the student's similarities with the teacher's is {value:.3f} (95% interval: {low:.3f} to {high:.3f})"
+        f"The rank correlation of the student's similarities with the teacher's is {value:z.3f} (95% interval: {low:z.3f} to {high:z.3f})"
     ).replace("-", "−")
     asked = f"the {limit:g} asked for"
     if low >= limit:
@@ -95,7 +95,7 @@ def _gain(limit: float | None, evidence: Evidence) -> Json | None:
         return gate_of(name, gain, limit, None, why or "")
     low, high = row["ci95"]
     said = (
-        f"Training changed that correlation by {gain:+.3f} (95% interval: {low:+.3f} to {high:+.3f}) against the untouched student"
+        f"Training changed that correlation by {gain:+z.3f} (95% interval: {low:+z.3f} to {high:+z.3f}) against the untouched student"
     ).replace("-", "−")
     asked = f"a gain of more than {limit:g}".replace("-", "−") if limit else "a gain"
     if low > limit:
@@ -118,7 +118,7 @@ def _recall(limit: float | None, evidence: Evidence) -> Json | None:
     where = "below" if drop > 0 else "above"
     said = (
         f"The student's {evidence.recall} is {abs(100 * drop):.3g} points {where} the teacher's (95% interval of the difference: "
-        f"{100 * low:+.3g} to {100 * high:+.3g})"
+        f"{100 * low:+z.3g} to {100 * high:+z.3g})"
     ).replace("-", "−")
     allowed = f"the {100 * limit:.3g} points allowed"
     if -low <= limit:
