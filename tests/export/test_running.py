@@ -23,7 +23,7 @@ from tutelage.export import running
 from tutelage.export._worker import batch_of, others_ready
 from tutelage.export.machine import CpuFacts
 from tutelage.export.running import Sitting, Subject, cost_per_million, measure_running, time_in_turns
-from tutelage.models.loading import import_from_file
+from tutelage.models import import_from_file
 
 LINUX = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells a process's memory apart from its parent's"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,29 @@ def test_files_of_one_name_do_not_meet(folder: Path, tmp_path_factory: pytest.Te
     assert import_from_file("models.py:NOT_CALLABLE", folder) == 3
     (other / "models.py").write_text("VALUE = 2\n")
     assert import_from_file("models.py:VALUE", other) == 2
+
+
+def test_a_file_may_import_those_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What two files share stands in a third; of two folders, each must meet its own and not the one that was read first."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    for number, folder in enumerate((tmp_path / "one", tmp_path / "two")):
+        (folder / "sizes").mkdir(parents=True)
+        (folder / "sizes" / "__init__.py").write_text("")
+        (folder / "sizes" / "widths.py").write_text(f"WIDTH = {number}\n")
+        (folder / "shared_words.py").write_text(f"VALUE = {number}\n")
+        (folder / "models.py").write_text("from shared_words import VALUE\nfrom sizes.widths import WIDTH\n")
+        (folder / "data.py").write_text("import shared_words\n")
+        assert import_from_file("models.py:VALUE", folder) == number
+        assert import_from_file("models.py:WIDTH", folder) == number
+        assert import_from_file("data.py:shared_words", folder) is sys.modules["shared_words"]
+    assert import_from_file("models.py:VALUE", tmp_path / "one") == 0
+    assert sys.path == before
+    (tmp_path / "one" / "lost.py").write_text("import nowhere_to_be_found\n")
+    with pytest.raises(
+        ConfigError, match=r"No module named 'nowhere_to_be_found'; install it, or put its file into .*one"
+    ):
+        import_from_file("lost.py:x", tmp_path / "one")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from tutelage.models.adapters import merged, with_lora
 from tutelage.models.calling import class_logits, count_parameters, on_device
 from tutelage.models.language import load_language_model
 from tutelage.models.layers import block_names, check_layers
-from tutelage.models.loading import ModelSource, import_from_file, load_model
+from tutelage.models.loading import ModelSource, load_model
 from tutelage.models.rows import bad_rows, scores_and_features
 from tutelage.models.sampling import Sampling
 from tutelage.models.scoring import choice_scores
 from tutelage.models.shrinking import Importance, importance_of, keep_layers, shrink
 from tutelage.models.tapping import logits_and_features
+from tutelage.models.user_files import import_from_file
 from tutelage.models.vocabulary_cut import VocabularyCut, cut_vocabulary
 from tutelage.models.writing import Written, write
 

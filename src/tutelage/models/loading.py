@@ -6,15 +6,11 @@ Nothing here unpickles anything unless the caller says so by name (``allow_pickl
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -24,6 +20,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models.hub import expect_hub
+from tutelage.models.user_files import import_from_file
 
 
 @dataclass(frozen=True)
@@ -177,54 +174,6 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         raise ModelError(f"{path} holds a {type(state).__name__}, expected a state dict of tensors")
     return dict(state)
-
-
-def import_from_file(reference: str, folder: Path) -> Any:
-    """The object that ``"file.py:name"`` names, the one way a config reaches code.
-
-    Raises:
-        ConfigError: the reference is malformed, or the file or the name is not there (the nearest name is suggested).
-    """
-    file_name, separator, name = reference.rpartition(":")
-    if not separator or not file_name.endswith(".py") or not name.isidentifier():
-        raise ConfigError(
-            f"got {reference!r}, expected 'file.py:function', a Python file beside the config and a name in it"
-        )
-    path = (folder / file_name).resolve()
-    if not path.is_file():
-        nearby = sorted(found.name for found in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise ConfigError(
-            f"{reference!r}: there is no file {path}" + (f"; beside it: {', '.join(nearby)}" if nearby else "")
-        )
-    module = _import_file(path)
-    if not hasattr(module, name):
-        names = [known for known in vars(module) if not known.startswith("_")]
-        near = difflib.get_close_matches(name, names, n=1)
-        raise ConfigError(
-            f"{reference!r}: {path.name} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
-    return getattr(module, name)
-
-
-def _import_file(path: Path) -> ModuleType:
-    # Named after path and contents: an edited file is read anew, and two folders' models.py do not meet.
-    text = path.read_bytes()
-    digest = hashlib.sha256(str(path).encode() + text).hexdigest()[:16]
-    module_name = f"tutelage_user_{path.stem}_{digest}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        # Not by the loader: its bytecode cache takes a file edited within the second, to the same length, for unchanged.
-        exec(compile(text, str(path), "exec"), module.__dict__)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise ConfigError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _from_python(source: ModelSource, seed: int) -> nn.Module:
