@@ -159,8 +159,13 @@ def test_a_teacher_whose_tokens_nobody_knows_is_refused(tmp_path):
     """Weights beside a damaged tokenizer may be of any words."""
     teacher = folder_of(masked(), tmp_path / "teacher")
     (tmp_path / "teacher" / "tokenizer.json").write_text("{")
-    with pytest.raises(ConfigError, match="no tokenizer could be read beside the teacher's weights"):
+    with pytest.raises(ConfigError, match="no tokenizer could be read beside the teacher's weights") as caught:
         build(section(teacher), tmp_path)
+    assert "the key tokenizer" not in str(caught.value), "a stage has no such key"
+    with pytest.raises(ConfigError, match=r"stage\.teacher: there is no folder '/nope', and no model of the hub"):
+        build(section({"model": {"hub": "/nope"}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"^stage: objective\.0: unknown term 'kll'"):
+        build(section(folder_of(masked(), tmp_path / "whole"), objective=[{"term": "kll"}]), tmp_path)
 
 
 def test_a_teacher_of_a_function_must_be_a_trained_one(tmp_path):

@@ -28,6 +28,13 @@ def test_a_folder_that_is_not_there_is_told_after_one_attempt(tmp_path: Path, mo
     with pytest.raises(ConfigError, match=r"no folder 'nofolder' .*there are bigger.*Name or service not known"):
         load_model({"hub": "nofolder", "folder": tmp_path}, task="language_model")
     assert asked == ["nofolder"]
+    with pytest.raises(
+        ConfigError, match=r"no folder './nope' beside the config \(there are bigger\), and no model of the hub"
+    ):
+        load_model({"hub": "./nope", "folder": tmp_path})
+    with pytest.raises(ConfigError, match=r"no folder '/nope', and no model of the hub can be called that"):
+        expect_hub("/nope", tmp_path)
+    assert asked == ["nofolder"]
     expect_hub("bigger", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     expect_hub("nofolder", tmp_path)

@@ -52,7 +52,7 @@ def build_stage(section: StageSection | None, folder: Path, *, splits: Splits, t
     recipe = None
     if section.teacher.training is not None:
         recipe = StageTeacherTraining(section.teacher.training, section.teacher.seed)
-    with naming("stage.objective"):
+    with naming("stage"):
         objective = _objective(section.objective)
     with naming("stage.data"):
         texts = StageTexts.of(
@@ -97,8 +97,9 @@ def _expect_same_tokenizer(own: Any, name: str, revision: str | None) -> None:
     try:
         theirs = load_tokenizer(name, revision)
     except ConfigError as error:
+        reason = next(iter(str(error.__cause__ or error).splitlines()), "it is damaged").rstrip(".")
         raise ConfigError(
-            f"no tokenizer could be read beside the teacher's weights in {name!r}, so that nobody knows which words it hides: {error}; "
+            f"no tokenizer could be read beside the teacher's weights in {name!r}, so that nobody knows which words it hides: {reason}; "
             "copy the files of the tokenizer that it was trained with there"
         ) from error
     found = compare_tokenizers(own, theirs)
@@ -121,7 +122,7 @@ def _objective(items: Sequence[Mapping[str, Any]]) -> Objective | Meeting:
         return objective_from_config(items)
 
     def meeting(student: nn.Module, teacher: nn.Module) -> Objective:
-        with naming("stage.objective"):
+        with naming("stage"):
             named = resolve_layers(
                 items,
                 block_names(student),
