@@ -81,8 +81,11 @@ def test_how_students_begin_in_words(tmp_path: Path, student: str, words: str) -
         ("student={from: teacher, model: {hub: x}}", "student has model beside from: teacher"),
         ("student.from=techer", "student.from is 'techer', expected 'teacher'"),
         ("student.layer=3", "unknown key 'student.layer'; did you mean 'layers'?"),
-        ("student.layers=0", "student.layers is 0, expected"),
-        ("student.layers=evry_other", "student.layers is 'evry_other'; did you mean 'every_other'?"),
+        ("student.layers=0", "student.layers is 0, expected at least 1\n"),
+        ("student.layers=[]", "student.layers is [], expected at least one item\n"),
+        ("student.layers=2.5", "student.layers is 2.5, expected a whole number or a list or a text\n"),
+        ("student.layers=evry_other", "last:3 or important:3; did you mean 'every_other'?\n"),
+        ("student.layers=sideways", "last:3 or important:3\n"),
         ("student.layers=important", "student.layers is 'important', expected how many"),
         ("student.layers=[2, 0]", "student.layers is [2, 0], expected rising numbers"),
         ("student={model: {hub: x}, initial: teacher}", "student.initial is 'teacher' beside a model of its own"),
@@ -107,7 +110,7 @@ def test_mistakes_are_named(tmp_path: Path, override: str, said: str) -> None:
     """A word that is taken for another one cuts another student, whose folder looks like any other."""
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, override)
-    assert said in str(caught.value)
+    assert said in f"{caught.value}\n"
 
 
 @pytest.mark.parametrize(

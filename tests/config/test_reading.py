@@ -78,7 +78,7 @@ def test_a_wrong_key_or_value_is_named_with_what_was_expected(
 @pytest.mark.parametrize(
     ("added", "said"),
     [
-        ("study: {seeds: 0}", ["study.seeds is 0, expected at least 1 or a list"]),
+        ("study: {seeds: 0}", ["study.seeds is 0, expected at least 1"]),
         ("study: {seeds: []}", ["study.seeds is [], expected"]),
         ("study: {seeds: [0, -1]}", ["study.seeds.1 is -1, expected at least 0"]),
         ("study: {seeds: three}", ["study.seeds is 'three', expected a whole number or a list"]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from tutelage.config.explaining import explain, nearest
+from tutelage.config.explaining import explain
 from tutelage.config.schema import ArmSection, AssistantSection, StudentSection, StudyConfig, ViewStep
 
 #: The keys that make a model smaller, but for its vocabulary.
@@ -152,10 +153,10 @@ def _check_origin(section: StudentSection | AssistantSection, where: str, config
 def _check_layers(layers: Any, where: str) -> list[str]:
     if isinstance(layers, str) and _WORD.fullmatch(layers) is None:
         word = layers.partition(":")[0]
-        said = nearest(word, LAYER_WORDS) if word not in LAYER_WORDS else ""
+        near = [] if word in LAYER_WORDS else difflib.get_close_matches(word, LAYER_WORDS, n=1)
         return [
-            f"{where}.layers is {layers!r}{said}, expected how many, a list of their numbers from 0, every_other, first, last, first:3, "
-            "last:3 or important:3"
+            f"{where}.layers is {layers!r}, expected how many, a list of their numbers from 0, every_other, first, last, first:3, "
+            f"last:3 or important:3{f'; did you mean {near[0]!r}?' if near else ''}"
         ]
     if isinstance(layers, list) and layers != sorted(set(layers)):
         return [f"{where}.layers is {layers}, expected rising numbers, each once: their order is that of the layers"]

@@ -22,6 +22,9 @@ EXAMPLES: Mapping[str, str] = {
     "training": "training: {num_train_epochs: 60, per_device_train_batch_size: 64, learning_rate: 2e-3}",
 }
 
+#: What pydantic finds wrong with a value whose type is right.
+_OF_ITS_TYPE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short", "finite_number")
+
 #: Pydantic's words for a type, and a config's.
 _WORDS = {
     "a valid dictionary": "a mapping of keys to values",
@@ -42,7 +45,8 @@ _WORDS = {
 def explain(
     details: Iterable[ErrorDetails], root: type[BaseModel], examples: Mapping[str, str] = EXAMPLES, *, within: str = ""
 ) -> list[str]:
-    """One line for each key that is wrong; the alternatives of a key that may be of several types are put together.
+    """One line for each key that is wrong. The alternatives of a key that may be of several types are put together, unless the value
+    is of one of them and only too small or too large.
 
     Args:
         details: what pydantic found.
@@ -51,7 +55,7 @@ def explain(
         within: where that section stands, for the keys' names.
     """
     lines: dict[str, str] = {}
-    expected: dict[str, list[str]] = {}
+    expected: dict[str, dict[str, bool]] = {}
     for detail in details:
         location = [part for part in detail["loc"] if not (isinstance(part, str) and _is_union_tag(part))]
         dotted = ".".join(str(part) for part in (*([within] if within else []), *location))
@@ -64,9 +68,10 @@ def explain(
         elif kind == "invalid_key":
             lines[dotted] = f"the key {dotted!r} is no text: put it in quotes, or name one of the known keys"
         else:
-            said = _in_plain_words(detail["msg"])
-            expected[dotted] = [*expected.get(dotted, []), *([said] if said not in expected.get(dotted, []) else [])]
-            lines[dotted] = f"{dotted} is {_shown(value)}, expected {' or '.join(expected[dotted])}"
+            words = expected.setdefault(dotted, {})
+            words[_in_plain_words(detail["msg"])] = kind in _OF_ITS_TYPE
+            of_its_type = [said for said, right in words.items() if right]
+            lines[dotted] = f"{dotted} is {_shown(value)}, expected {' or '.join(of_its_type or words)}"
     return list(lines.values())
 
 
