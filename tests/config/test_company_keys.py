@@ -258,9 +258,9 @@ def test_mistakes_are_named_before_anything_is_loaded(folder: Path, text: str, o
         (CHAIN, "assistants.1.name=big", "assistants are called big, big"),
         (CHAIN, "assistants.0.name=teacher", "the name of an end of the chain"),
         (CHAIN, "assistants.0.name=a/b", "names a folder too"),
-        (CHAIN, "assistants.1.objective=[{term: klo}]", "assistants.1: objective[0]: unknown term 'klo'"),
+        (CHAIN, "assistants.1.objective=[{term: klo}]", "assistants.1: objective.0: unknown term 'klo'"),
         (ALONE, "study.arms=[kd, born_again, born_again]", "'born_again' is there twice"),
-        (ALONE, "study.arms=[kd, {mutual: {objective: [{term: klo}]}}]", "study.arms, 'mutual': objective[0]"),
+        (ALONE, "study.arms=[kd, {mutual: {objective: [{term: klo}]}}]", "study.arms, 'mutual': objective.0"),
         (
             MIXED,
             "teacher.ensemble.2.model.checkpoint=null",

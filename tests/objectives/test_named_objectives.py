@@ -107,16 +107,16 @@ def test_a_recipe_is_terms_among_others():
     ],
 )
 def test_what_a_recipe_refuses(item, message):
-    with pytest.raises(ConfigError, match=rf"^objective\[1\]: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"^objective\.1: .*{message}"):
         objective_from_config([{"recipe": "distilbert"}, item])
     if "recipe" in item:
         for ask in (expand_recipes, needs_layer_map, lambda items: resolve_layers(items, MINE, THEIRS)):
-            with pytest.raises(ConfigError, match=rf"^objective\[1\]: .*{message}"):
+            with pytest.raises(ConfigError, match=rf"^objective\.1: .*{message}"):
                 ask([{"recipe": "distilbert"}, item])
 
 
 def test_an_unresolved_recipe_says_who_resolves_it():
-    with pytest.raises(ConfigError, match=r"objective\[0\]: layers: queries_keys_values stands for.*resolve_layers"):
+    with pytest.raises(ConfigError, match=r"objective\.0: layers: queries_keys_values stands for.*resolve_layers"):
         objective_from_config([{"recipe": "minilm"}])
 
 
@@ -154,7 +154,7 @@ def test_queries_keys_and_values_of_chosen_layers():
 )
 def test_layers_that_a_map_refuses(item, message):
     attention = {"student_attention": attention_of("s", 2), "teacher_attention": attention_of("t", 4)}
-    with pytest.raises(ConfigError, match=rf"^objective\[1\]: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"^objective\.1: .*{message}"):
         resolve_layers([{"term": "kl"}, {"term": "relation", **item}], MINE, THEIRS, **attention)
 
 
@@ -170,5 +170,5 @@ def test_attention_maps_pair_attentions():
     items = [{"term": "attention_map", "layers": "last"}]
     (resolved,) = resolve_layers(items, MINE, THEIRS)
     assert resolved["layers"] == [["attentions.0", "attentions.2"], ["attentions.1", "attentions.3"]]
-    with pytest.raises(ConfigError, match=r"objective\[0\]: .*'blocks.0' is a block of another kind of model"):
+    with pytest.raises(ConfigError, match=r"objective\.0: .*'blocks.0' is a block of another kind of model"):
         resolve_layers(items, ["blocks.0"], ["hidden_states.1"])

@@ -6,9 +6,10 @@ import logging
 import shutil
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -23,6 +24,11 @@ from tutelage.cli.summaries import seeds_said, summarise
 from tutelage.cli.sweep import sweep
 from tutelage.cli.watching import Watcher
 from tutelage.errors import ConfigError, TutelageError
+
+if TYPE_CHECKING:
+    from tutelage.config import EmbeddingConfig, LanguageConfig, StudyConfig
+    from tutelage.studies import LanguageStudy, Study
+    from tutelage.studies.embedding import EmbeddingStudy
 
 app = typer.Typer(
     name="tutelage",
@@ -55,7 +61,7 @@ def root(
 
 @app.command()
 def init(
-    template: Annotated[str, typer.Argument(help="Which starter to write.")] = "digits",
+    template: Annotated[str, typer.Argument(help=f"Which starter to write: {', '.join(_TEMPLATES)}.")] = "digits",
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there already.")] = False,
 ) -> None:
     """Write a starter config, and its models.py, into the current folder."""
@@ -84,7 +90,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, or continue one that was cut off: the same command goes on where it stopped."""
-    from tutelage.config import EmbeddingConfig, LanguageConfig, load_config
+    from tutelage.config import load_config
 
     checked = load_config(config, overrides or [])
     folder = run_folder(config, out)
@@ -93,33 +99,16 @@ def run(
             f"--out {folder} is the config's own folder: the run would overwrite {config} with its resolved copy; name another folder"
         )
     from tutelage.report import write_report
-
-    quieten_libraries()
-    command = command_line("run", config, out, overrides or [])
-    if isinstance(checked, LanguageConfig):
-        from tutelage.cli.language import summarise_language
-        from tutelage.config.language.building import build_language_study
     from tutelage.report.gate_words import not_asked
 
-        study, show = build_language_study(checked, config.parent, command), summarise_language
-        arms = [*study.arms, *study.extra_arms]
-    elif isinstance(checked, EmbeddingConfig):
-        from tutelage.cli.embedding import summarise_embedding
-        from tutelage.config.embedding.building import build_embedding_study
-            asked = [gate for gate, limit in vars(study.gates).items() if limit is not None]
-            if idle := not_asked(checked.task, arms, asked):
-                watcher.say(idle)
-
-        study, show = build_embedding_study(checked, config.parent, command), summarise_embedding
-        arms = [*study.arms, *study.extra_arms]
-    else:
-        from tutelage.config.building import build_study
-
-        study, show = build_study(checked, config.parent, command), summarise
-        arms = list(study.objectives)
+    quieten_libraries()
+    study, arms, show = _study_of(checked, config, command_line("run", config, out, overrides or []))
     try:
         with Watcher(study.trainings) as watcher:
             watcher.say(f"{study.title}: {', '.join(arms)} with {seeds_said(len(study.seed_list))}, into {folder}")
+            asked = [gate for gate, limit in vars(study.gates).items() if limit is not None]
+            if idle := not_asked(checked.task, arms, asked):
+                watcher.say(idle)
             result = study.run(folder, watcher)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
@@ -162,6 +151,32 @@ def main() -> None:
         if place is None:
             raise
         _leave(f"{place}: {type(error).__name__}: {error}; mend it there, and run the same command again")
+
+
+def _study_of(
+    checked: StudyConfig | LanguageConfig | EmbeddingConfig, config: Path, command: str
+) -> tuple[Study | LanguageStudy | EmbeddingStudy, list[str], Callable[[Mapping[str, Any]], None]]:
+    """The study of a config, its arms, and what shows its outcome."""
+    from tutelage.config import EmbeddingConfig, LanguageConfig
+    from tutelage.config.models import naming
+
+    with naming(str(config)):
+        if isinstance(checked, LanguageConfig):
+            from tutelage.cli.language import summarise_language
+            from tutelage.config.language.building import build_language_study
+
+            study, show = build_language_study(checked, config.parent, command), summarise_language
+        elif isinstance(checked, EmbeddingConfig):
+            from tutelage.cli.embedding import summarise_embedding
+            from tutelage.config.embedding.building import build_embedding_study
+
+            study, show = build_embedding_study(checked, config.parent, command), summarise_embedding
+        else:
+            from tutelage.config.building import build_study
+
+            study = build_study(checked, config.parent, command)
+            return study, list(study.objectives), summarise
+    return study, [*study.arms, *study.extra_arms], show
 
 
 def _leave(message: str) -> NoReturn:

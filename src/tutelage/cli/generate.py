@@ -49,10 +49,12 @@ def generate(
     folder = run_folder(config, out)
     from tutelage.cli.language import summarise_generated
     from tutelage.config.language.building import build_language_study
+    from tutelage.config.models import naming
     from tutelage.studies.language.generating import GENERATED
 
     quieten_libraries()
-    study = build_language_study(checked, config.parent, command_line("generate", config, out, overrides or []))
+    with naming(str(config)):
+        study = build_language_study(checked, config.parent, command_line("generate", config, out, overrides or []))
     try:
         with Watcher(1) as watcher:
             watcher.say(f"{study.title}: completing {len(study.data.train):,} prompts, into {folder / GENERATED}")

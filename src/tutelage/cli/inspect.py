@@ -39,12 +39,14 @@ def inspect(
     checked = load_classifier_config(config, overrides or [], instead=_LANGUAGE_MODELS)
     folder = run_folder(config, out)
     from tutelage.config.building import build_study
+    from tutelage.config.models import naming
     from tutelage.report.knowledge_page import write_inspection
     from tutelage.studies.inspecting import INSPECTION, inspect_teacher
 
     quieten_libraries()
     command = command_line("inspect", config, out, overrides or [])
-    study = build_study(checked, config.parent, command)
+    with naming(str(config)):
+        study = build_study(checked, config.parent, command)
     try:
         with Watcher(study.teacher_trainings) as watcher:
             watcher.say(f"{study.title}: looking at what the teacher knows, into {folder}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,10 @@ from tutelage.cli.naming import command_line, run_folder
 from tutelage.cli.release import quieten_libraries
 from tutelage.cli.watching import Watcher
 from tutelage.errors import ConfigError, TeacherError
+
+if TYPE_CHECKING:
+    from tutelage.config import LanguageConfig, StudyConfig
+    from tutelage.studies import LanguageStudy, Study
 
 _INTERRUPTED = 130
 
@@ -33,7 +37,7 @@ def label(
     ] = False,
 ) -> None:
     """Keep the teacher's answers to the transfer set in a store, or go on with one: damaged shards are labelled again, and no others."""
-    from tutelage.config import EmbeddingConfig, LanguageConfig, load_config
+    from tutelage.config import EmbeddingConfig, load_config
 
     checked = load_config(config, overrides or [])
     folder = run_folder(config, out)
@@ -47,7 +51,7 @@ def label(
             f"{config} has no section 'labels', so it is not said in what form the answers are to be kept; write for example  "
             "labels: {form: dense}  or  labels: {form: sampled, draws: 64, temperature: 1}"
         )
-    from tutelage.config.building import build_study, labels_of
+    from tutelage.config.building import labels_of
 
     quieten_libraries()
     labels = labels_of(checked.labels, config.parent)
@@ -56,15 +60,7 @@ def label(
     if verify:
         _verify(place)
         return
-    command = command_line("label", config, out, overrides or [])
-    if isinstance(checked, LanguageConfig):
-        from tutelage.config.language.building import build_language_study
-
-        study = build_language_study(checked, config.parent, command)
-        trainings, examples = 0, len(study.data.train)
-    else:
-        study = build_study(checked, config.parent, command)
-        trainings, examples = study.teacher_trainings, len(study.splits.train)
+    study, trainings, examples = _study_of(checked, config, command_line("label", config, out, overrides or []))
     try:
         with Watcher(trainings + 1) as watcher:
             watcher.say(f"{study.title}: labelling {examples:,} examples, into {place}")
@@ -73,6 +69,25 @@ def label(
         typer.echo("stopped; the same command goes on after the last finished shard", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     summarise_labels(record)
+
+
+def _study_of(
+    checked: StudyConfig | LanguageConfig, config: Path, command: str
+) -> tuple[Study | LanguageStudy, int, int]:
+    """The study of a config, how many trainings come before the labelling, and how many examples there are."""
+    from tutelage.config import LanguageConfig
+    from tutelage.config.models import naming
+
+    with naming(str(config)):
+        if isinstance(checked, LanguageConfig):
+            from tutelage.config.language.building import build_language_study
+
+            written = build_language_study(checked, config.parent, command)
+            return written, 0, len(written.data.train)
+        from tutelage.config.building import build_study
+
+        study = build_study(checked, config.parent, command)
+        return study, study.teacher_trainings, len(study.splits.train)
 
 
 def summarise_labels(record: Mapping[str, Any]) -> None:

@@ -40,6 +40,7 @@ def plan(
     checked = load_classifier_config(config, overrides or [], instead=_LANGUAGE_MODELS)
     folder = run_folder(config, out)
     from tutelage.config.building import build_study
+    from tutelage.config.models import naming
     from tutelage.studies.planning import PLAN, plan_study
 
     quieten_libraries()
@@ -49,7 +50,8 @@ def plan(
         from tutelage.config.searching import build_search
 
         search = build_search(checked, config.parent, command)
-    study = build_study(checked, config.parent, command)
+    with naming(str(config)):
+        study = build_study(checked, config.parent, command)
     typer.echo(f"{study.title}: timing a few steps of teacher and student")
     try:
         planned = plan_study(study, folder, search=search, command=command)

@@ -85,7 +85,7 @@ def objective_from_config(items: Sequence[Mapping[str, Any]]) -> Objective:
             for part in expand(item):
                 parts.extend(Objective.of(_parts(part)).parts())
         except (ConfigError, ObjectiveError) as error:
-            raise ConfigError(f"objective[{number}]: {error}") from error
+            raise ConfigError(f"objective.{number}: {error}") from error
     objective = Objective.of(parts)
     try:
         objective.validate()

@@ -90,7 +90,7 @@ def resolve_layers(
                     _resolved(part, (student_blocks, teacher_blocks), (student_attention, teacher_attention))
                 )
         except ConfigError as error:
-            raise ConfigError(f"objective[{number}]: {error}") from error
+            raise ConfigError(f"objective.{number}: {error}") from error
     return resolved
 
 

@@ -58,7 +58,7 @@ def expand_recipes(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
         try:
             expanded.extend(expand(item))
         except ConfigError as error:
-            raise ConfigError(f"objective[{number}]: {error}") from error
+            raise ConfigError(f"objective.{number}: {error}") from error
     return expanded
 
 
