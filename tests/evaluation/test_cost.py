@@ -216,3 +216,13 @@ def test_bad_input_is_an_error():
         measure_cost({"m": model}, {"m": x[:0]})
     with pytest.raises(ModelError, match="CPU"):
         measure_cost({"m": nn.Linear(8, 4, device="meta")}, {"m": x})
+
+
+def test_flops_are_of_the_example_that_comes_alone():
+    """Beside a long text a short one is padded, and its arithmetic would be that of the long one."""
+    pooled = Pooled(nn.Linear(4, 3))
+    given, alone = {"m": torch.zeros(5, 6, 4)}, {"m": torch.zeros(1, 2, 4)}
+    assert quick({"m": pooled}, given)["m"].flops_per_example == 2 * 6 * 4 * 3
+    assert measure_cost({"m": pooled}, given, alone=alone, seconds=0.01)["m"].flops_per_example == 2 * 2 * 4 * 3
+    with pytest.raises(DataError, match="one batch for each of the models"):
+        measure_cost({"m": pooled}, given, alone={"other": alone["m"]})

@@ -60,6 +60,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_each_arm_says_how_its_students_begin(ran: tuple[Path, dict[str, Any]]) -> None:
     """Two starts compared as if they were one would be called what a teacher is worth."""
+def test_the_arithmetic_of_an_example_is_one_number(ran: tuple[Path, dict[str, Any]]) -> None:
+    """One page had two for one model: of a text padded to others beside it, and of a text alone."""
+    result = ran[1]
+    rows = {row["what"]: row for row in result["surgery"][0]["rows"]}
+    cost = result["cost"]
+    assert rows["flops_per_example"]["before"] == cost["teacher"]["flops_per_example"]
+    assert rows["flops_per_example"]["after"] == cost["student"]["flops_per_example"]
+    assert cost["teacher"]["example_tokens"] == cost["student"]["example_tokens"]
+
+
     _, result = ran
     starts = {arm: record.get("start") for arm, record in result["arms"].items()}
     assert starts == {

@@ -109,6 +109,7 @@ def measure_cost(
     inputs: Mapping[str, Inputs],
     batch_sizes: Sequence[int] = (1, 32),
     *,
+    alone: Mapping[str, Inputs] | None = None,
     seconds: float = 2.0,
     repeats: int = 200,
 ) -> dict[str, Cost]:
@@ -122,6 +123,8 @@ def measure_cost(
         inputs: by the same names, one batch each as the model takes it: a tensor ``[B, ...]`` or a mapping of them. The first
             examples are used, repeated where a batch size asks for more.
         batch_sizes: whose latency is measured.
+        alone: by the same names, a batch of one example, as it comes by itself: FLOPs and the latency of batch size 1 are of it. The
+            first of ``inputs`` where None, which may be padded to a longer one beside it.
         seconds: of timing in all, shared equally by the batch sizes. Models so slow that `MIN_ROUNDS` take longer exceed it.
         repeats: at most so many timed calls for a model and batch size.
 
@@ -131,12 +134,15 @@ def measure_cost(
         ModelError: a model is not on the CPU, or returns no class logits.
     """
     _check_arguments(models, inputs, batch_sizes, seconds, repeats)
+    if alone is not None:
+        _check_arguments(models, alone, batch_sizes, seconds, repeats)
+    single = inputs if alone is None else alone
     costs: dict[str, Cost] = {}
     with _all_in_eval_mode(models.values()):
         timings = {
             batch: _time_in_turns(
                 models,
-                {name: _batch_of(inputs[name], batch) for name in models},
+                {name: _batch_of((single if batch == 1 else inputs)[name], batch) for name in models},
                 batch,
                 seconds / len(batch_sizes),
                 repeats,
@@ -147,7 +153,7 @@ def measure_cost(
             costs[name] = Cost(
                 parameters=count_parameters(model),
                 bytes=stored_bytes(model),
-                flops_per_example=count_flops(model, _batch_of(inputs[name], 1)),
+                flops_per_example=count_flops(model, _batch_of(single[name], 1)),
                 threads=torch.get_num_threads(),
                 latency_ms_at={batch: by_name[name] for batch, by_name in timings.items()},
             )

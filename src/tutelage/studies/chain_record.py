@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from tutelage.data import TransferSet
 from tutelage.errors import TeacherError
@@ -19,6 +18,7 @@ from tutelage.studies.faculty import TEACHER, Faculty
 from tutelage.studies.gates import JUDGED
 from tutelage.studies.setting import Setting
 from tutelage.studies.teaching import on_cpu, teacher_predictions
+from tutelage.studies.typical import typical_example
 from tutelage.teachers import Teacher
 
 Json = dict[str, Any]
@@ -83,9 +83,9 @@ def _teacher_link(setting: Setting, faculty: Faculty, record: Mapping[str, Any])
 
 
 def _assistant_link(link: Link) -> Json:
-    first = link.splits.test.for_evaluation().batch(torch.arange(1))["student"]
+    alone = typical_example(link.splits.test)["student"]
     with on_cpu(link.module.eval()) as module:
-        flops = count_flops(module, first)
+        flops = count_flops(module, alone)
     return {
         "name": link.name,
         "taught_by": link.taught_by,

@@ -43,6 +43,7 @@ from tutelage.studies.judging import Beside, decide, gate_of, judge
 from tutelage.studies.ledger import update_shipped
 from tutelage.studies.records import arm_record, comparisons
 from tutelage.studies.teaching import deployed_module, on_cpu
+from tutelage.studies.typical import typical_example
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -219,7 +220,8 @@ def measure_shipped(
         lengths = _lengths(given["student"])
         measured = measure_running(subjects, batches=batches, lengths=lengths, seconds=seconds).to_json()
         sizes = {name: stored_bytes(module) for name, module in modules.items()}
-        flops = {name: _flops(module, given[name]) for name, module in modules.items()}
+        alone = typical_example(test)
+        flops = {name: count_flops(module, alone[name]) for name, module in modules.items()}
     measured["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
     measured["bytes"] = sizes | {name: artefact.bytes for name, artefact in artefacts.items()}
     # an exported graph does the arithmetic of the student it came from; in int8 it is no floating-point operation any more
@@ -374,11 +376,6 @@ def _priced(rows: Sequence[Mapping[str, Any]], price: Price) -> Json:
         "currency": price.currency,
         "per_million": {model: cost_per_million(throughput, price.per_hour) for model, throughput in best.items()},
     }
-
-
-def _flops(module: Any, inputs: Inputs) -> int | None:
-    one = inputs[:1] if not isinstance(inputs, Mapping) else {name: values[:1] for name, values in inputs.items()}
-    return count_flops(module, one)
 
 
 def _module_maker(module: Any) -> Callable[[int], Runner]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tutelage.data import Splits, TransferSet
 from tutelage.evaluation import measure_cost
@@ -28,6 +30,7 @@ from tutelage.studies.starting import Start
 from tutelage.studies.stored_labels import Kept
 from tutelage.studies.surgery import surgery_record
 from tutelage.studies.teaching import deployed_module, on_cpu
+from tutelage.studies.typical import tokens_in, typical_example
 from tutelage.teachers import Teacher
 
 Json = dict[str, Any]
@@ -133,17 +136,22 @@ def _members(faculty: Faculty, logits: Sequence[NDArray[np.float32]], labels: ND
 
 
 def _measure_cost(setting: Setting, teacher: Teacher) -> Json:
+    """Of both models; FLOPs and the latency of one are of the test split's typical example, those of many of its first."""
     test = setting.splits.test.for_evaluation()
-    batch = test.batch(torch.arange(min(32, len(test))))
-    student = build_seeded(setting.student, setting.seeds[0])
-    module = deployed_module(teacher)
-    if module is None:
-        costs = measure_cost({"student": student}, {"student": batch["student"]})
-    else:
-        inputs = {"teacher": batch.get("teacher", batch["student"]), "student": batch["student"]}
-        with on_cpu(module):
-            costs = measure_cost({"teacher": module, "student": student}, inputs)
-    return {name: cost.to_json() for name, cost in costs.items()}
+    first: Any = test.batch(torch.arange(min(32, len(test))))
+    given = {"teacher": first.get("teacher", first["student"]), "student": first["student"]}
+    alone = typical_example(test)
+    models: dict[str, nn.Module] = {"student": build_seeded(setting.student, setting.seeds[0])}
+    with ExitStack() as stack:
+        if (module := deployed_module(teacher)) is not None:
+            models = {"teacher": stack.enter_context(on_cpu(module)), **models}
+        names = list(models)
+        costs = measure_cost(models, {name: given[name] for name in names}, alone={name: alone[name] for name in names})
+    tokens = {name: tokens_in(alone[name]) for name in names}
+    return {
+        name: {**cost.to_json(), **({"example_tokens": tokens[name]} if tokens[name] is not None else {})}
+        for name, cost in costs.items()
+    }
 
 
 def _class_names(splits: Splits, count: int) -> list[str]:

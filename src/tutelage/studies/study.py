@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +24,7 @@ from tutelage.studies.arm import Progress, Silent
 from tutelage.studies.arm_words import arm_words
 from tutelage.studies.beforehand import check_study
 from tutelage.studies.chain import ASSISTANTS, CANDIDATES, DIRECT, Chain, Walked, walk
+from tutelage.studies.clock import Clock
 from tutelage.studies.config_text import config_text_of
 from tutelage.studies.faculty import (
     Faculty,
@@ -277,7 +276,7 @@ class Study:
         return load_faculty(self.teacher, self.teacher_training, folder)
 
     def _run(self, folder: Path, progress: Progress | None) -> Json:
-        started, clock = datetime.now(UTC), time.perf_counter()
+        clock = Clock(folder, RESULT)
         config_text = config_text_of(self)
         setting = self._setting(folder, progress)
         faculty = self._ready_faculty(setting)
@@ -294,8 +293,7 @@ class Study:
         result: Json = {
             "tutelage": __version__,
             "config_sha256": sha256(config_text.encode()).hexdigest(),
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": time.perf_counter() - clock,
+            **clock.to_json(),
             "title": self.title,
             "task": "classification",
             "provenance": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from tutelage.data import Splits
@@ -15,6 +14,7 @@ from tutelage.studies.chain import Walked
 from tutelage.studies.setting import Setting
 from tutelage.studies.starting import Start
 from tutelage.studies.teaching import on_cpu
+from tutelage.studies.typical import typical_example
 from tutelage.teachers import ModuleTeacher, Teacher
 
 Json = dict[str, Any]
@@ -52,12 +52,12 @@ def surgery_record(
 
 
 def _entry(start: Start, teacher: Teacher, student: nn.Module, splits: Splits) -> Json:
-    first: Any = splits.test.for_evaluation().batch(torch.arange(1))
+    alone = typical_example(splits.test)
     if start.whole is not None:
-        whole, inputs = start.whole(), first["student"]
+        whole, inputs = start.whole(), alone["student"]
     else:
         assert isinstance(teacher, ModuleTeacher)  # or nothing could have been made of it
-        whole, inputs = teacher.model, first.get("teacher", first["student"])
+        whole, inputs = teacher.model, alone["teacher"]
     with on_cpu(whole), on_cpu(student):
-        table = surgery_table(whole, student, inputs, first["student"])
+        table = surgery_table(whole, student, inputs, alone["student"])
     return {"start": start.words, "arms": [], "assistants": [], **table}
