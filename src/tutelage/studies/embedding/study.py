@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tutelage.errors import ConfigError
 from tutelage.files import write_atomically
 from tutelage.objectives import Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.clock import Clock
 from tutelage.studies.embedding.arms import UNTOUCHED, EmbeddingArm, Pupil
 from tutelage.studies.embedding.data import EmbeddingData
 from tutelage.studies.embedding.gates import EmbeddingGates
@@ -151,7 +150,7 @@ class EmbeddingStudy:
             CheckpointError: ``out`` holds a study with other settings; the message shows the difference.
         """
         folder = Path(out)
-        started, clock = datetime.now(UTC), time.perf_counter()
+        clock = Clock(folder, RESULT)
         work = begin(self, folder, progress if progress is not None else Silent())
         with alone_in(folder):
             taught = work.taught()
@@ -173,8 +172,7 @@ class EmbeddingStudy:
             result: Json = {
                 "tutelage": __version__,
                 "config_sha256": sha256(config_text.encode()).hexdigest(),
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": time.perf_counter() - clock,
+                **clock.to_json(),
                 "title": self.title,
                 "task": "embedding",
                 "provenance": {**provenance(self.command, config_text, self._digest), **self._whereabouts(folder)},

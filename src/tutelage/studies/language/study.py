@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +19,7 @@ from tutelage.evaluation.task_score import Speaker, TaskScore
 from tutelage.files import write_atomically
 from tutelage.objectives import CrossEntropy, Objective, Term, as_objective
 from tutelage.studies.arm import Progress, Silent
+from tutelage.studies.clock import Clock
 from tutelage.studies.gates import JUDGED, decidable
 from tutelage.studies.language.arms import SFT, UNTOUCHED, Author, LanguageArm
 from tutelage.studies.language.budgets import against_the_time, time_left
@@ -250,7 +249,7 @@ class LanguageStudy:
             CheckpointError: ``out`` holds a study with other settings; the message shows the difference.
         """
         folder = Path(out)
-        started, clock = datetime.now(UTC), time.perf_counter()
+        clock = Clock(folder, RESULT)
         work = begin(self, folder, progress if progress is not None else Silent())
         with alone_in(folder):
             lessons = work.lessons()
@@ -261,8 +260,7 @@ class LanguageStudy:
             result: Json = {
                 "tutelage": __version__,
                 "config_sha256": sha256(config_text.encode()).hexdigest(),
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": time.perf_counter() - clock,
+                **clock.to_json(),
                 "title": self.title,
                 "task": "language_model",
                 "provenance": {**provenance(self.command, config_text, lessons.digest), **self._whereabouts(folder)},
