@@ -155,3 +155,26 @@ def test_a_teacher_without_logits():
 
     with pytest.raises(TeacherError, match="Silent gives no logits"):
         MemoryTeacher.of(Silent(), DATA)
+
+
+def test_texts_are_asked_in_order_of_length_and_answered_by_id():
+    """Texts of unlike length are mostly padding; answers in the order in which they were asked would be other texts'."""
+    words = ["x" * length for length in (9, 2, 7, 2, 5, 1, 9)]
+    asked = []
+
+    class Lengths:
+        def signals(self, batch):
+            asked.append(batch["student"])
+            return Signals(Logits(batch["student"].float()[:, None] * torch.tensor([1.0, 2.0])))
+
+    class InCharacters:
+        random = False
+
+        def __call__(self, texts, draws):
+            return torch.tensor([len(text) for text in texts])
+
+    data = TransferSet(words, student_view=InCharacters())
+    memory = MemoryTeacher.of(Lengths(), data, batch_size=3)
+    assert torch.cat(asked).tolist() == [1, 2, 2, 5, 7, 9, 9]
+    said = memory.signals(data.batch(torch.tensor([0, 5, 3]))).logits.at(1.0)
+    assert said[:, 0].tolist() == [9, 1, 2]

@@ -9,7 +9,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Batch, TransferSet, hex_id
+from tutelage.data import Batch, TransferSet, hex_id, shortest_first
 from tutelage.errors import TeacherError
 from tutelage.signals import Logits, MixtureLogits, Signals
 from tutelage.teachers.module import ShowsLayers, Teacher, as_teacher, real_tokens_of, refuse_non_finite, scores_in
@@ -116,8 +116,8 @@ class MemoryTeacher:
         kept: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         weights: Tensor | None = None
-        for start in range(0, len(transfer_set), batch_size):
-            rows = torch.arange(start, min(start + batch_size, len(transfer_set)))
+        order = shortest_first(transfer_set.inputs)
+        for rows in order.split(batch_size):
             said = teacher.signals(transfer_set.batch(rows))
             scores = scores_in(said, teacher)
             for layer in layers:
@@ -132,7 +132,7 @@ class MemoryTeacher:
             else:
                 parts.append(scores.at(1.0).cpu())
         logits = torch.cat(parts, dim=-2)
-        return cls(transfer_set.ids[first], logits.index_select(logits.ndim - 2, first), weights, kept)
+        return cls(transfer_set.ids[first], logits.index_select(logits.ndim - 2, order.argsort()[first]), weights, kept)
 
     def with_features(self, layers: Sequence[str]) -> MemoryTeacher:
         """The same answers with the features of these layers alone.
