@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import ConfigError, TeacherError
 from tutelage.labels import sampling
-from tutelage.labels.sampling import check_sparse, drawn_apart, row_keys, row_slices, sample, top_k
+from tutelage.labels.sampling import drawn_apart, row_keys, row_slices, sample, top_k
+from tutelage.labels.sparse_check import check_sparse
 from tutelage.rows import row_count, some_rows
 from tutelage.signals import HeadLogits, Logits, MixtureLogits, SparseTargets
 

@@ -11,7 +11,7 @@ import torch
 
 from tutelage.data import Batch, hex_id
 from tutelage.errors import ConfigError, TeacherError
-from tutelage.labels.sampling import check_sparse
+from tutelage.labels.sparse_check import check_sparse
 from tutelage.signals import Signals, SparseTargets
 from tutelage.teachers.remote_answers import DIALECTS, Dialect, Reading, choices_of, question, speaks, words_of
 from tutelage.teachers.remote_client import Answer, RemoteClient
