@@ -233,7 +233,7 @@ def test_an_assistant_may_be_cut_from_the_teacher(folder: Path) -> None:
         (
             'student={model: {python: "models.py:small"}, initial: random}',
             ModelError,
-            "student.initial is 'random', and Bag is no",
+            "student.initial: Bag is no model of transformers",
         ),
     ],
 )

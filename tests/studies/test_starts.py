@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from encoder_project import CONFIG, LAYERS, TRAINED, built, project
 from masked_tiny import SYLLABLES, masked, tokenizer
@@ -20,7 +20,9 @@ from tutelage.errors import CheckpointError, TutelageError
 from tutelage.evaluation import measure_cost
 from tutelage.studies import Silent, export_student, open_run, recording
 from tutelage.studies.arm import build_seeded, weights_digest
+from tutelage.studies.beforehand import check_study
 from tutelage.studies.inspecting import inspect_teacher
+from tutelage.studies.passing import settings_of
 from tutelage.studies.planning import plan_study
 from tutelage.studies.sweeping import run_sweep
 
@@ -58,8 +60,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return path, built(path, TRAINED, "student.vocabulary=used").run(path.parent / "run")
 
 
-def test_each_arm_says_how_its_students_begin(ran: tuple[Path, dict[str, Any]]) -> None:
-    """Two starts compared as if they were one would be called what a teacher is worth."""
 def test_the_arithmetic_of_an_example_is_one_number(ran: tuple[Path, dict[str, Any]]) -> None:
     """One page had two for one model: of a text padded to others beside it, and of a text alone."""
     result = ran[1]
@@ -70,6 +70,8 @@ def test_the_arithmetic_of_an_example_is_one_number(ran: tuple[Path, dict[str, A
     assert cost["teacher"]["example_tokens"] == cost["student"]["example_tokens"]
 
 
+def test_each_arm_says_how_its_students_begin(ran: tuple[Path, dict[str, Any]]) -> None:
+    """Two starts compared as if they were one would be called what a teacher is worth."""
     _, result = ran
     starts = {arm: record.get("start") for arm, record in result["arms"].items()}
     assert starts == {
@@ -328,13 +330,39 @@ def test_tokenizers_that_differ_are_fine_for_terms_on_whole_texts(with_two_token
 STAGED = "stage={teacher: {model: {hub: masked}}, training: {max_steps: 3}, validation: 0.2}"
 
 
+def with_stage_teacher(folder: Path) -> Path:
+    path = project(folder)
+    masked().save_pretrained(folder / "masked")
+    AutoTokenizer.from_pretrained(folder / "tokens").save_pretrained(folder / "masked")
+    return path
+
+
+def test_a_vocabulary_is_cut_after_the_stage(tmp_path: Path) -> None:
+    """The stage's teacher has all tokens: cut before it, a student's number for a word would be another word's to the teacher; cut
+    otherwise than the data are split, every word of the task would be."""
+    study = built(with_stage_teacher(tmp_path), STAGED, "student.vocabulary=used")
+    plain = built(tmp_path / "config.yaml", STAGED)
+    check_study(study, tmp_path / "run")
+    setting = settings_of(study, study._setting(tmp_path / "run", None))["kd"]
+    assert setting.begin is not None
+    student = build_seeded(setting.begin(0), 0)
+    learnt = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "stage" / "seed-0")
+    assert learnt.config.vocab_size > student.config.vocab_size == len(study.processing)
+    whole = build_seeded(plain._setting(tmp_path / "run", None).student, 0)
+    rows = torch.arange(12)
+    with torch.no_grad():
+        seen = study.splits.train.batch(rows)["student"]
+        said = student.eval()(**seen).logits
+        whole.bert.load_state_dict(learnt.bert.state_dict(), strict=False)
+        meant = whole.eval()(**plain.splits.train.batch(rows)["student"]).logits
+    assert torch.equal(said, meant)
+
+
 def test_arms_pass_the_stage_before_the_task(tmp_path: Path) -> None:
     """An arm that skips it, or passes another one, would be compared by its start and not by what it was taught."""
 
-    path = project(tmp_path)
-    masked().save_pretrained(tmp_path / "masked")
-    AutoTokenizer.from_pretrained(tmp_path / "tokens").save_pretrained(tmp_path / "masked")
-    arms = """study.arms=[kd, scratch, {plain: {stage: false}}, {one: {student: {layers: 1}}}]"""
+    path = with_stage_teacher(tmp_path)
+    arms = """study.arms=[kd, scratch, {plain: {stage: false}}, {one: {student: {layers: 1, vocabulary: used}}}]"""
     study = built(path, STAGED, arms)
     result = study.run(tmp_path / "run")
     assert result["stage"]["arms"] == ["kd", "scratch", "one"]
@@ -346,6 +374,9 @@ def test_arms_pass_the_stage_before_the_task(tmp_path: Path) -> None:
         for arm in ("kd", "scratch", "plain", "one")
     }
     assert digests["kd"] == digests["scratch"]
+    kept = len(AutoTokenizer.from_pretrained(tmp_path / "run" / "one" / "seed-0"))
+    assert weights(tmp_path / "run" / "one" / "seed-0")["bert.embeddings.word_embeddings.weight"].shape[0] == kept
+    assert kept < len(AutoTokenizer.from_pretrained(tmp_path / "tokens"))
     assert len(set(digests.values())) == 3
     again = built(path, STAGED, arms).run(tmp_path / "run")
     assert again["arms"]["kd"]["seeds"] == result["arms"]["kd"]["seeds"]

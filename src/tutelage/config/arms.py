@@ -101,6 +101,7 @@ class Company:
             start=made.start,
             stage=section.stage,
             fingerprint=self.fingerprint(student, made),
+            uncut=made.uncut,
         )
 
     def _assistant(self, section: AssistantSection, number: int) -> Assistant:

@@ -63,11 +63,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
     check_objectives(config)
     arms = [arm for arm in config.study.arms if isinstance(arm, str) and arm not in RECIPES]
     labelled, tokenizer = _splits(config.data, folder)
-    if config.data.label_noise is not None:
-        labelled = labelled.with_label_noise(config.data.label_noise, config.data.seed)
-    splits = labelled.omit_classes(config.data.omit) if config.data.omit is not None else labelled
-    if config.data.labelled is not None:
-        splits = splits.keep_labels(config.data.labelled, config.data.seed)
+    splits = _for_student(config.data, labelled)
     teacher, recipe = build_teacher(config, folder, labelled.train)
     seen = cache(lambda: seen_beforehand(teacher, recipe))
     starts = Starts(config, folder, splits.train, tokenizer, seen)
@@ -85,6 +81,7 @@ def build_study(config: StudyConfig, folder: Path, command: str) -> Study:
         extra_arms=company.arms(),
         start=student.start if own is None else None,
         stage=build_stage(config.stage, folder, splits=splits, tokenizer=tokenizer),
+        uncut=student.uncut,
         label_smoothing=config.study.label_smoothing,
         gates=Gates(**config.gates.model_dump()),
         teacher_training=recipe,
@@ -167,7 +164,13 @@ def _splits(data: DataSection, folder: Path) -> tuple[Splits, Any]:
     splits = split(
         pool, validation=data.splits.validation, test=test, seed=data.seed, drop_overlap=data.splits.drop_overlap
     )
-    return splits, tokenizer
+    return splits if data.label_noise is None else splits.with_label_noise(data.label_noise, data.seed), tokenizer
+
+
+def _for_student(data: DataSection, labelled: Splits) -> Splits:
+    """The data as far as the student may learn from them: of fewer classes, or with fewer labels, than a teacher that the run trains."""
+    splits = labelled.omit_classes(data.omit) if data.omit is not None else labelled
+    return splits if data.labelled is None else splits.keep_labels(data.labelled, data.seed)
 
 
 def _view(steps: Sequence[ViewStep], folder: Path, where: str) -> tuple[View | None, Any]:

@@ -18,15 +18,16 @@ from tutelage.config.cut_keys import is_cut, is_plain, measures, start_words
 from tutelage.config.models import HELD, in_full_precision, maker, model_source, naming
 from tutelage.config.schema import AssistantSection, StudentSection, StudyConfig
 from tutelage.data import Chain, Draws, Tokenise, TransferSet, View, is_random
-from tutelage.errors import ConfigError, ModelError
+from tutelage.errors import ConfigError
 from tutelage.models import load_model
 from tutelage.models.calling import Inputs, unwrapped
 from tutelage.models.shrinking import Importance, importance_of, shrink
+from tutelage.models.shrinking.building import drawn_anew
 from tutelage.models.vocabulary_cut import VocabularyCut, cut_vocabulary
 from tutelage.models.vocabulary_cut_rows import with_rows
 from tutelage.signals import NO_LABEL
 from tutelage.studies.arm import build_seeded
-from tutelage.studies.starting import FromTeacher, Maker, Start, bound
+from tutelage.studies.starting import FromTeacher, Maker, Start, Uncut, bound
 from tutelage.teachers import Teacher
 
 #: Training examples on which it is measured what counts, and how many are shown at once.
@@ -43,6 +44,7 @@ class Made:
         tokenizer: of that view; None without one.
         facts: what decides their weights beside the section's keys.
         start: how they begin, for the record; None for a model of its own as it is.
+        uncut: they as they pass a stage, where their vocabulary is cut after it.
     """
 
     maker: Maker
@@ -50,6 +52,7 @@ class Made:
     tokenizer: Any
     facts: Mapping[str, Any]
     start: Start | None
+    uncut: Uncut | None = None
 
 
 class Starts:
@@ -98,14 +101,15 @@ class Starts:
             tokenizer, kept = vocabulary.tokenizer, vocabulary.kept
             digest = sha256(",".join(map(str, kept)).encode()).hexdigest()[:16]
             facts = {"tokens kept": f"{len(kept):,}, {digest}"}
-        cut = _Cut(section, where, kept, self._batches)
+        measured = _Measured(section, where, self._batches)
+        cut = _Cut(section, where, kept, measured)
         start = Start(start_words(section), cut=is_cut(section) or kept is not None)
-        if isinstance(whole, FromTeacher):
-            return Made(FromTeacher(cut.of_one), view, tokenizer, facts, start)
-        if section.origin is not None:
-            only = cache(whole)
-            return Made(lambda: cut.of_one(only()), view, tokenizer, facts, start)
-        return Made(lambda: cut.of_fresh(whole), view, tokenizer, facts, replace(start, whole=whole))
+        if not isinstance(whole, FromTeacher) and section.origin is None:
+            start = replace(start, whole=whole)
+        uncut = None
+        if kept is not None:
+            uncut = Uncut(_Cut(section, where, None, measured).maker(whole), cut.with_kept_rows)
+        return Made(cut.maker(whole), view, tokenizer, facts, start, uncut)
 
     def _whole(self, section: StudentSection | AssistantSection, where: str) -> Maker:
         """What is cut: a model of its own, or the teacher."""
@@ -116,7 +120,7 @@ class Starts:
         if self._config.teacher.training is None and any(name in teacher.arguments for name in HELD):
             # its weights are held in fewer bits, and a student is trained in float32 all the same
             source = in_full_precision(model_source(teacher, self._folder))
-            return lambda: load_model(source, trained=True)
+            return cache(lambda: load_model(source, trained=True))
         return FromTeacher(lambda module: module)
 
     def _vocabulary(
@@ -169,6 +173,36 @@ class Starts:
         return found
 
 
+class _Measured:
+    """What counts in the models that a section's students are cut from, where its keys ask for that; looked at once.
+
+    Args:
+        section: the keys.
+        where: they stand, for messages.
+        batches: gives what a model's units are measured on.
+    """
+
+    def __init__(
+        self, section: StudentSection | AssistantSection, where: str, batches: Callable[..., list[Inputs]]
+    ) -> None:
+        self._asked, self._where, self._batches = measures(section), where, batches
+        self._known: WeakKeyDictionary[Any, Importance] = WeakKeyDictionary()
+
+    def of_one(self, module: nn.Module) -> Importance | None:
+        """Of the teacher."""
+        return self._of(module, lambda: module, of_teacher=True)
+
+    def of_fresh(self, whole: Callable[[], nn.Module]) -> Importance | None:
+        """Of models of its own, as one of them shows it for all."""
+        return self._of(whole, lambda: build_seeded(whole, 0), of_teacher=False)
+
+    def _of(self, key: Any, model: Callable[[], nn.Module], *, of_teacher: bool) -> Importance | None:
+        if self._asked and key not in self._known:
+            with naming(self._where):
+                self._known[key] = importance_of(model(), self._batches(of_teacher=of_teacher))
+        return self._known.get(key)
+
+
 class _Cut:
     """Makes models by a section's keys.
 
@@ -176,7 +210,7 @@ class _Cut:
         section: the keys.
         where: they stand, for messages.
         kept: old numbers of the tokens that are left, by their new ones; None for all.
-        batches: gives what a model's units are measured on.
+        measured: what counts in a model.
     """
 
     def __init__(
@@ -184,29 +218,35 @@ class _Cut:
         section: StudentSection | AssistantSection,
         where: str,
         kept: Sequence[int] | None,
-        batches: Callable[..., list[Inputs]],
+        measured: _Measured,
     ) -> None:
-        self._section, self._where, self._kept, self._batches = section, where, kept, batches
+        self._section, self._where, self._kept, self._measured = section, where, kept, measured
         self._known: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-        self._importance: Importance | None = None
+
+    def maker(self, whole: Maker) -> Maker:
+        """What makes students of what is cut."""
+        if isinstance(whole, FromTeacher):
+            return FromTeacher(self.of_one)
+        if self._section.origin is not None:
+            return lambda: self.of_one(whole())
+        return lambda: self.of_fresh(whole)
 
     def of_one(self, module: nn.Module) -> nn.Module:
         """A fresh student of a module that is the same each time: the same weights, or with ``initial: random`` only the shape."""
         if module not in self._known:
-            importance = self._measured(module, of_teacher=True) if measures(self._section) else None
-            made = self._smaller(module, importance)
+            made = self._smaller(module, self._measured.of_one(module))
             self._known[module] = copy.deepcopy(made) if made is module else made
         return self._begun(copy.deepcopy(self._known[module]).requires_grad_(True))
 
     def of_fresh(self, whole: Callable[[], nn.Module]) -> nn.Module:
         """A fresh student of one of these models, some of whose weights the seed may draw; what is kept does not depend on that."""
-        if self._importance is None and measures(self._section):
-            self._importance = self._measured(build_seeded(whole, 0), of_teacher=False)
-        return self._begun(self._smaller(whole(), self._importance))
+        return self._begun(self._smaller(whole(), self._measured.of_fresh(whole)))
 
-    def _measured(self, module: nn.Module, *, of_teacher: bool) -> Importance:
+    def with_kept_rows(self, module: nn.Module) -> nn.Module:
+        """A model with the rows of the tokens that are left."""
+        assert self._kept is not None
         with naming(self._where):
-            return importance_of(module, self._batches(of_teacher=of_teacher))
+            return with_rows(unwrapped(module), list(self._kept))
 
     def _smaller(self, module: nn.Module, importance: Importance | None) -> nn.Module:
         section = self._section
@@ -220,18 +260,10 @@ class _Cut:
                     feed_forward=section.feed_forward,
                     importance=importance,
                 )
-            if self._kept is not None:
-                module = with_rows(unwrapped(module), list(self._kept))
-        return module
+        return module if self._kept is None else self.with_kept_rows(module)
 
     def _begun(self, module: nn.Module) -> nn.Module:
         if self._section.initial != "random":
             return module
-        from transformers import PreTrainedModel
-
-        if not isinstance(module, PreTrainedModel):
-            raise ModelError(
-                f"{self._where}.initial is 'random', and {type(module).__name__} is no model of transformers, whose config could make one "
-                "of its shape; give a function of your own as the model"
-            )
-        return type(module)(copy.deepcopy(module.config)).train(module.training)
+        with naming(f"{self._where}.initial"):
+            return drawn_anew(module)

@@ -21,7 +21,7 @@ from tutelage.studies.language import (
 from tutelage.studies.mutual import Mutual
 from tutelage.studies.shipping import export_student
 from tutelage.studies.spot_check import spot_check
-from tutelage.studies.starting import Arm, FromTeacher, Start
+from tutelage.studies.starting import Arm, FromTeacher, Start, Uncut
 from tutelage.studies.stored_labels import Labels
 from tutelage.studies.study import Study
 
@@ -49,6 +49,7 @@ __all__ = [
     "Start",
     "Study",
     "TeacherTraining",
+    "Uncut",
     "check_artefact",
     "export_student",
     "judge",

@@ -12,11 +12,11 @@ from torch import nn
 from tutelage.errors import ConfigError, TutelageError
 from tutelage.objectives import Objective
 from tutelage.studies.arm import build_seeded, weights_digest
-from tutelage.studies.chain import check_chain
+from tutelage.studies.chain_check import check_chain
 from tutelage.studies.faculty import check_teacher, seen_beforehand
 from tutelage.studies.gates import JUDGED, decidable
 from tutelage.studies.mutual import Mutual
-from tutelage.studies.passing import whose_stages
+from tutelage.studies.passing import passing_setting, whose_stages
 from tutelage.studies.preflight import (
     check_features,
     check_folder,
@@ -125,4 +125,5 @@ def _check_stage(study: Study, setting: Setting) -> None:
             "out the stage, or that arm"
         )
     for arm in whose_stages(study):
-        check_stage(study.stage, setting.student if arm is None else study.setting_of(arm, setting).student)
+        own = setting if arm is None else study.setting_of(arm, setting)
+        check_stage(study.stage, passing_setting(study, own, arm).student)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +17,16 @@ from typing import Any, Literal
 from torch import nn
 
 from tutelage.data import Splits, TransferSet, View
-from tutelage.errors import ConfigError, TutelageError
+from tutelage.errors import ConfigError
 from tutelage.evaluation import classification_metrics
 from tutelage.models.saving import load_student
 from tutelage.objectives import Objective, Term, as_objective
 from tutelage.studies.arm import ArmRun, build_seeded, predict
 from tutelage.studies.gates import JUDGED
-from tutelage.studies.preflight import check_classes, check_features, check_labels, check_student, check_training
 from tutelage.studies.setting import Setting, held_out_identity
 from tutelage.studies.starting import FromTeacher, Maker, Start, as_heard
-from tutelage.studies.teaching import Heard, listens
-from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.studies.teaching import Heard
+from tutelage.teachers import ModuleTeacher
 
 #: The arm of the student that the teacher teaches itself, where a chain leads to the judged one.
 DIRECT = "direct"
@@ -225,81 +224,6 @@ class Walked:
         return self.links[-1].heard
 
 
-def check_chain(
-    chain: Chain, setting: Setting, student: nn.Module, teacher: nn.Module | Teacher, objective: Objective
-) -> None:
-    """Find out before anything is trained that every link can be made.
-
-    Args:
-        chain: the chain.
-        setting: what all trainings share.
-        student: a fresh one.
-        teacher: it, or what it will be.
-        objective: the student's.
-
-    Raises:
-        ConfigError: what does not fit, with the assistant's name.
-    """
-    if not listens(objective):
-        raise ConfigError(
-            "the objective listens to no teacher, so an assistant would change nothing: give it a soft term such as kl, or leave the "
-            "assistants out"
-        )
-    objectives = chain.objectives(objective)
-    check_labels({f"assistant {name}": each for name, each in objectives.items()}, setting.splits.train)
-    earlier: dict[str, nn.Module | Teacher] = {"teacher": teacher}
-    for assistant in chain.assistants:
-        try:
-            own = objectives[assistant.name]
-            own.validate()
-            if not listens(own):
-                raise ConfigError(
-                    "its objective listens to no teacher: the chain would be cut there; give it a soft term such as kl"
-                )
-            made = check_student(setting.made(assistant.model), assistant.seed)
-            splits = replace(setting.splits, train=as_heard(setting.splits.train, assistant.view))
-            check_classes(student, made, splits, splits.train.class_names)
-            sees = setting.seeing(assistant.view).splits
-            check_training(_budget(assistant, setting), "training", made, own, sees.train, sees.validation)
-            _check_shown(chain, earlier, made, own, setting, assistant.view)
-        except TutelageError as error:
-            raise type(error)(f"assistant {assistant.name!r}: {error}") from error
-        earlier[assistant.name] = made
-    assistants = {name: module for name, module in earlier.items() if name != "teacher"}
-    _check_shown(chain, assistants, student, objective, setting, None)
-
-
-def _check_shown(
-    chain: Chain,
-    earlier: Mapping[str, nn.Module | Teacher],
-    pupil: nn.Module,
-    objective: Objective,
-    setting: Setting,
-    view: View | None,
-) -> None:
-    """Find out that whoever may teach this one by this objective has the layers that it reads.
-
-    Args:
-        chain: the chain.
-        earlier: the teacher and the assistants before this one.
-        pupil: a fresh one.
-        objective: what it minimises.
-        setting: what all trainings share.
-        view: what the pupil sees, where that is not what the student sees.
-    """
-    views = {assistant.name: assistant.view for assistant in chain.assistants}
-    for name, module in list(earlier.items()) if chain.path == "best" else list(earlier.items())[-1:]:
-        train = setting.splits.train if name == "teacher" else as_heard(setting.splits.train, views[name])
-        shown = replace(setting.splits, train=train if view is None else train.with_student_view(view))
-        try:
-            check_features({JUDGED: objective}, pupil, module, shown)
-        except TutelageError as error:
-            raise type(error)(
-                f"taught by {name!r}: {error}; terms on layers need names that both ends of a link have: give each assistant an "
-                "objective of its own, or leave those terms out"
-            ) from error
-
-
 def walk(chain: Chain, setting: Setting, teacher: Heard, objective: Objective) -> Walked:
     """Train the assistants that are not trained yet, and choose the road where there is a choice.
 
@@ -379,7 +303,7 @@ def _teach(
         objective,
         heard,
         build=build,
-        training=_budget(assistant, setting),
+        training=budget_of(assistant, setting),
         test=seeing.splits.validation,
         processing=None,
         fingerprint={**facts, **held_out_identity(setting.splits), "teacher": heard.identity},
@@ -390,7 +314,8 @@ def _teach(
     return Link(assistant.name, taught_by, run, module, heard, seeing.splits, assistant.start)
 
 
-def _budget(assistant: Assistant, setting: Setting) -> Mapping[str, Any]:
+def budget_of(assistant: Assistant, setting: Setting) -> Mapping[str, Any]:
+    """Its own training, or the student's."""
     return assistant.training if assistant.training is not None else setting.training
 
 

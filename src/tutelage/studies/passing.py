@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tutelage.studies.setting import Setting
-from tutelage.studies.stage import StagePlan, run_stage, stage_record, staged
-from tutelage.studies.starting import Arm
+from tutelage.studies.stage import run_stage, stage_record, staged
+from tutelage.studies.starting import Arm, Uncut
 
 if TYPE_CHECKING:
     from tutelage.studies.study import Study
@@ -48,14 +48,13 @@ def settings_of(study: Study, setting: Setting) -> dict[str, Setting]:
         setting: what all trainings share.
     """
     found: dict[str, Setting] = {}
-    shared = _after(study.stage, setting, None) if study.stage is not None else setting
+    shared = _after(study, setting, None) if study.stage is not None else setting
     for arm in study.objectives:
         own = study.setting_of(arm, setting)
         if not passes_stage(study, arm):
             found[arm] = own
         elif arm in study.own_starts:
-            assert study.stage is not None
-            found[arm] = _after(study.stage, own, arm)
+            found[arm] = _after(study, own, arm)
         else:
             found[arm] = shared
     return found
@@ -69,9 +68,29 @@ def stage_said(study: Study, folder: Path) -> Json:
     return {"stage": {**stage_record(study.stage, folder, study.seed_list, whose_stages(study)), "arms": arms}}
 
 
-def _after(stage: StagePlan, setting: Setting, of: str | None) -> Setting:
+def passing_setting(study: Study, setting: Setting, of: str | None) -> Setting:
+    """The setting in which a stage is passed: with the student's vocabulary whole, where it is cut after that.
+
+    Args:
+        study: whose stage it is.
+        setting: of whose students.
+        of: the arm that they are of, where it has one of its own; None for the study's.
+    """
+    uncut = _uncut(study, of)
+    return setting if uncut is None else replace(setting, student=setting.made(uncut.student))
+
+
+def _uncut(study: Study, of: str | None) -> Uncut | None:
+    return study.uncut if of is None else study.own_starts[of].uncut
+
+
+def _after(study: Study, setting: Setting, of: str | None) -> Setting:
+    uncut, passing = _uncut(study, of), passing_setting(study, setting, of)
+
     @cache  # every arm that begins alike has one student a seed, whose stage is read once
     def begin(seed: int) -> Callable[[], nn.Module]:
-        return staged(setting.student, run_stage(stage, setting, seed, of))
+        assert study.stage is not None
+        begun = staged(passing.student, run_stage(study.stage, passing, seed, of))
+        return begun if uncut is None else lambda: uncut.cut(begun())
 
     return replace(setting, begin=begin)

@@ -48,6 +48,19 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Uncut:
+    """A student as it passes the study's stage, whose teacher has the whole vocabulary, where its own is cut after that.
+
+    Args:
+        student: makes a fresh one, its vocabulary whole.
+        cut: makes the task's student of it, once the stage has taught it.
+    """
+
+    student: Maker
+    cut: Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
 class Arm:
     """An arm of one's own: what it says differs from the judged one.
 
@@ -59,6 +72,7 @@ class Arm:
         start: how its student begins, for the record.
         stage: whether its students pass the study's stage; None for as the others do.
         fingerprint: facts that must not change between a run and its resumption, in the study's place; the study's where None.
+        uncut: its student as it passes the stage, where that is not as it begins the task.
     """
 
     objective: Objective | Term | None = None
@@ -68,6 +82,7 @@ class Arm:
     start: Start | None = None
     stage: bool | None = None
     fingerprint: Mapping[str, Any] | None = None
+    uncut: Uncut | None = None
 
 
 def bound(maker: Maker, teacher: Callable[[], nn.Module | Teacher]) -> Callable[[], nn.Module]:

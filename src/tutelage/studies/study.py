@@ -43,7 +43,7 @@ from tutelage.studies.records import provenance
 from tutelage.studies.remembering import ANSWERS, Disk, passes
 from tutelage.studies.setting import Setting, alone_in, data_digest
 from tutelage.studies.stage import STAGE, StagePlan
-from tutelage.studies.starting import Arm, Maker, Start, bound
+from tutelage.studies.starting import Arm, Maker, Start, Uncut, bound
 from tutelage.studies.stored_labels import LABELS, Kept, Labels, keep
 from tutelage.studies.teaching import Heard, listens
 from tutelage.teachers import Teacher
@@ -79,6 +79,7 @@ class Study:
             (:class:`BornAgain`, :class:`Mutual`): other methods to compare.
         start: how the student begins, for the record; None for a fresh one of a model of its own.
         stage: what every arm's students pass before the task, unless an :class:`Arm` says otherwise.
+        uncut: the student as it passes the stage, where its vocabulary is cut after that.
         label_smoothing: ε of that control.
         gates: what the student must meet to be shipped, as far as arms and data can show it.
         teacher_training: given where this run trains the teacher.
@@ -109,6 +110,7 @@ class Study:
     extra_arms: Mapping[str, ExtraArm] = field(default_factory=dict[str, ExtraArm])
     start: Start | None = None
     stage: StagePlan | None = None
+    uncut: Uncut | None = None
     label_smoothing: float = 0.1
     gates: Gates = field(default_factory=Gates)
     teacher_training: TeacherTraining | None = None
@@ -153,12 +155,12 @@ class Study:
             raise ConfigError(
                 f"student is a {type(self.student).__name__}, expected a function that makes a fresh one: every arm and seed starts anew"
             )
-
-    @property
         lacking = {gate: f"the arm {arm!r}" for gate, arm in CONTROL_OF.items() if arm not in self.arms}
         if not self.splits.test.metadata:
             lacking["worst_slice_drop"] = "metadata of the test examples to cut slices by (data.metadata)"
         object.__setattr__(self, "gates", decidable(self.gates, lacking))
+
+    @property
     def seed_list(self) -> list[int]:
         """The seeds."""
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)

@@ -208,7 +208,7 @@ def _expect_vocabulary(student: nn.Module, teacher: nn.Module, plan: StagePlan) 
         said = " and ".join(f"the {who} {rows:,}" for who, rows in sizes.items() if rows is not None)
         raise ModelError(
             f"the tokenizer has {tokens:,} tokens, {said}: a word that one hides is no word, or another one, to the other; let both models "
-            "be of one vocabulary (a student whose vocabulary is cut cannot pass this stage: cut it after)"
+            "be of one vocabulary; a student's is cut after the stage (in a config: vocabulary: used; in Python: Study(uncut=Uncut(...)))"
         )
 
 
