@@ -1,9 +1,9 @@
 """The person at the terminal: a mistake is one message and exit code 2; a run says where it is, what it found and where it lies."""
 
-import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -15,6 +15,7 @@ import huggingface_hub
 import pytest
 from rich.cells import cell_len
 
+from forked import begun, forked
 from tutelage import cli
 from tutelage.cli import summaries
 from tutelage.config import load_config
@@ -116,17 +117,14 @@ def write_project(folder: Path) -> None:
     (folder / "config.yaml").write_text(CONFIG)
 
 
+def quiet() -> dict[str, str]:
+    """The environment of whoever has no wishes about the output."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+
+
 def console(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command, in its own process."""
-    quiet = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
-    return subprocess.run(
-        [COMMAND, *words],
-        cwd=cwd,
-        env={**quiet, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The command in a process of its own."""
+    return forked(cli.main, *words, cwd=cwd, environment={**quiet(), **environment})
 
 
 def is_one_message(left: Any) -> bool:
@@ -135,9 +133,11 @@ def is_one_message(left: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """By the command as it is installed, started afresh."""
     folder = tmp_path_factory.mktemp("project")
     write_project(folder)
-    return folder, console("run", "config.yaml", cwd=folder)
+    words = [COMMAND, "run", "config.yaml"]
+    return folder, subprocess.run(words, cwd=folder, env=quiet(), capture_output=True, text=True, check=False)
 
 
 # What a run says and leaves
@@ -225,15 +225,17 @@ def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
 def test_a_terminal_shows_a_bar_and_colours(project: Path) -> None:
     pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "80"}
-    words = [COMMAND, "run", "config.yaml", "--set", "study.seeds=1", "--set", "study.arms=[kd]"]
-    process = subprocess.Popen(words, cwd=project, env=environment, stdout=follower, stderr=follower)
-    os.close(follower)
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    words = ["run", "config.yaml", "--set", "study.seeds=1", "--set", "study.arms=[kd]"]
+    terminal = Path(os.ttyname(follower))
+    process = begun(cli.main, *words, out=terminal, err=terminal, environment=environment)
     said = b""
-    with contextlib.suppress(OSError):  # how a terminal ends on Linux
-        while part := os.read(leader, 4096):
-            said += part
-    assert process.wait() == 0
+    while process.is_alive() or select.select([leader], [], [], 0)[0]:
+        if select.select([leader], [], [], 0.1)[0]:
+            said += os.read(leader, 4096)
+    os.close(follower)
+    os.close(leader)
+    assert process.exitcode == 0, said.decode()
     assert "━" in said.decode()
     assert "[2/2] kd, seed 0" in said.decode()
     assert "\x1b[1;33mhold" in said.decode()
@@ -309,6 +311,8 @@ def test_an_unknown_template_is_named_with_those_there_are(
         2,
         "error: there is no template 'digit'; there are digits, fashion_mnist, language_model\n",
     )
+    told = tutelage("init", "--help").out
+    assert all(template in told for template in ("digits", "fashion_mnist", "language_model"))
 
 
 def test_report_makes_the_page_anew(finished: Any, tmp_path: Path, tutelage: Any) -> None:
@@ -402,17 +406,17 @@ def test_version_and_help(tutelage: Any) -> None:
             ["data.augment=[{python: models.py:student}]"],
             r"data.augment.python: .* will be called with \(inputs, draws\)",
         ),
-        (["objective.0.temperature=0"], r"objective\[0\]: .*temperature"),
-        (["objective.0.temperature=-4"], r"objective\[0\]: .*temperature"),
-        (["objective.0.temperature=hot"], r"objective\[0\]: .*'hot'"),
-        (["objective.1.weight=-1"], r"objective\[1\]: .*weight"),
+        (["objective.0.temperature=0"], r"error: config\.yaml: objective\.0: .*temperature"),
+        (["objective.0.temperature=-4"], r"objective\.0: .*temperature"),
+        (["objective.0.temperature=hot"], r"objective\.0: .*'hot'"),
+        (["objective.1.weight=-1"], r"objective\.1: .*weight"),
         (["objective.0.weight=0", "objective.1.weight=0"], "all weights are zero"),
         (["objective.0.term=lk"], "unknown term 'lk'"),
         (["objective.0.temprature=1"], "'temprature' .*'temperature'"),
         (["objective=[]"], "objective is .*expected at least one item"),
         (["study.arms=[kd, scrach]"], "arms are .*expected 'kd'"),
-        (["study.arms=[kd, {hot: [{term: kl, temperature: 0}]}]"], r"study.arms, 'hot': objective\[0\]"),
-        (["study.arms=[kd, {hot: [{term: kl}]}, {hot: [{term: kl}]}]"], "'hot' is there twice"),
+        (["study.arms=[kd, {hot: [{term: kl, temperature: 0}]}]"], r"study.arms, 'hot': objective\.0"),
+        (["study.arms=[kd, {hot: [{term: kl}]}, {hot: [{term: kl}]}]"], r"config\.yaml: study\.arms: 'hot' is there twice"),
         (["study.arms=[kd, {a: [{term: kl}], b: [{term: kl}]}]"], "has 2 names"),
         (["study.arms=[kd, {a/b: [{term: kl}]}]"], "it names a folder too"),
         (["gates.accuracy_drop_vs_teacher=3"], r"it is a fraction: .*write 0\.03"),
@@ -477,7 +481,7 @@ def test_a_fault_of_our_own_is_not_dressed_up_as_the_users(project: Path, monkey
 
 
 @pytest.mark.parametrize("name", ["confg.yaml", ".", "empty.yaml", "binary.yaml", "list.yaml", "twice.yaml"])
-def test_what_is_no_config_is_one_message_from_the_real_command(project: Path, name: str) -> None:
+def test_what_is_no_config_is_one_message(project: Path, name: str) -> None:
     (project / "empty.yaml").write_text("")
     (project / "binary.yaml").write_bytes(b"\x89PNG\xff\x00")
     (project / "list.yaml").write_text("- a")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,14 @@ import numpy as np
 import pytest
 
 from embedding_project import rows, write_project, write_rows
+from forked import forked
+from tutelage.cli import main
 from tutelage.cli.embedding import worst_tasks
 from tutelage.evaluation import embeddings
 from tutelage.models.sentence import embed_texts
 from tutelage.models.sentence_folders import load_sentence_encoder
 from tutelage.studies.embedding import costing, recording
 
-COMMAND = Path(sys.executable).with_name("tutelage")
 RUN = Path("runs/kinds")
 
 
@@ -77,7 +76,7 @@ def test_a_run_tells_its_arms_and_leaves_plain_folders(tutelage: Any, project: P
 @pytest.mark.parametrize(
     ("given", "overrides", "said"),
     [
-        ([*rows(), {"text": "", "group": 1, "kind": "food"}], [], ["row 120", "empty"]),
+        ([*rows(), {"text": "", "group": 1, "kind": "food"}], [], ["texts.jsonl, line 121", "empty"]),
         ([*rows(), {"text": "x", "group": 999, "kind": "food"}], [], ["the first '999'", "nothing answers it"]),
         (None, ["data.text=txt"], ["has no column 'txt'", "did you mean 'text'?"]),
         (None, ["data.groups=grp"], ["has no column 'grp'", "data.groups"]),
@@ -145,9 +144,7 @@ def test_a_killed_run_ends_in_the_same_weights(tutelage: Any, project: Path) -> 
     """As for a classifier: the same command goes on, and nobody can tell from the student that anything happened."""
     own = "student={model: {python: 'models.py:student'}}"
     steps = sets(own, "training.max_steps=6", "training.save_steps=2", "study.arms=[kd]")
-    killed = subprocess.run(
-        [COMMAND, "run", "config.yaml", *steps], env={**os.environ, "DIE_AT": "5"}, capture_output=True, check=False
-    )
+    killed = forked(main, "run", "config.yaml", *steps, environment={**os.environ, "DIE_AT": "5"})
     assert killed.returncode == -9, killed.stderr
     left = tutelage("run", "config.yaml", *steps)
     assert left.code == 0, left.err

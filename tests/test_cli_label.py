@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tutelage.cli import watching
+from forked import forked
+from tutelage.cli import main, watching
 from tutelage.labels import LabelStore
-
-COMMAND = Path(sys.executable).with_name("tutelage")
 
 MODELS = '''\
 import os, signal
@@ -114,10 +111,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def killed(*words: str, **environment: str) -> None:
-    """The real command, which ends by SIGKILL."""
-    left = subprocess.run(
-        [COMMAND, *words], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    """The command in a process of its own, which ends by SIGKILL."""
+    left = forked(main, *words, environment={**os.environ, **environment})
     assert left.returncode == -9, left.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from forked import forked
 from language_project import CONFIG, rows, write_project, write_rows
+from tutelage.cli import main
 from tutelage.cli.language import _context, _transfer
 from tutelage.studies.language import costing
 
-COMMAND = Path(sys.executable).with_name("tutelage")
 RUN = Path("runs/sorts")
 #: What makes a run short: one arm, few steps, nothing to show.
 SHORT = ("training.max_steps=2", "study.arms=[kd]", "samples.count=1", "score=null")
@@ -254,9 +254,7 @@ def test_a_server_that_goes_down_loses_nothing(tutelage: Any, project: Path, mon
 def test_a_killed_run_ends_in_the_same_weights(tutelage: Any, project: Path) -> None:
     """As for a classifier: the same command goes on, and nobody can tell from the student that anything happened."""
     steps = sets(*SHORT, "training.max_steps=6", "training.save_steps=2", "study.arms=[kd]")
-    killed = subprocess.run(
-        [COMMAND, "run", "config.yaml", *steps], env={**os.environ, "DIE_AT": "5"}, capture_output=True, check=False
-    )
+    killed = forked(main, "run", "config.yaml", *steps, environment={**os.environ, "DIE_AT": "5"})
     assert killed.returncode == -9, killed.stderr
     left = tutelage("run", "config.yaml", *steps)
     assert left.code == 0, left.err

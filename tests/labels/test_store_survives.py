@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from killed_labelling import EXAMPLES, FORM, SHARD, ids_and_logits, label
 from store_helpers import CLASSES, content_ids, dense_store, logits, ones, reopened, write
 
+from forked import forked
 from tutelage.errors import TeacherError
 from tutelage.labels import Form, LabelStore, LabelWriter
 from tutelage.signals import Logits
@@ -37,14 +37,7 @@ def names(folder):
 def test_killed_anywhere_it_ends_the_same(tmp_path, how):
     """A torn manifest, a shard listed but not written, or one written twice would show after one of these deaths only."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(SCRIPT), str(killed), how],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=120,
-    )
+    done = forked(SCRIPT, killed, how)
     assert done.returncode == 0, done.stderr
     kills = int(done.stdout)
     assert kills >= (10 if how == "events" else 2)
@@ -198,20 +191,16 @@ def test_no_store_there(tmp_path):
         LabelStore.open("gopher://labels")
 
 
+def another_writer():
+    LabelWriter(sys.argv[1], FORM, {})
+
+
 def test_the_second_writer_is_refused_at_once(tmp_path):
     """Two would label the same examples twice, and each drop the other's shards from the manifest."""
-    code = (
-        "import sys; from tutelage.labels import *; from tutelage.errors import TeacherError\n"
-        f"try: LabelWriter(sys.argv[1], Form('dense', {CLASSES}, dtype='float32'), {{}})\n"
-        "except TeacherError as error: print(error)"
-    )
     with LabelWriter(tmp_path, FORM, {}):
         with pytest.raises(TeacherError, match="another process is writing"):
             LabelWriter(tmp_path, FORM, {})
-        command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
-        assert (
-            "another process is writing" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
+        assert "another process is writing" in forked(another_writer, tmp_path).stderr
     LabelWriter(tmp_path, FORM, {}).place.unlock()
 
 

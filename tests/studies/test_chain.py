@@ -1,9 +1,6 @@
 """Teacher → assistants → student: who teaches whom, how the road is chosen, what it took, and that nothing is done twice."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 from tiny import CLASSES, TRAINING, WIDTH, blobs, good_teacher, splits, student, study, without_labels
 from torch import Tensor, nn
 
+from forked import forked
 from tutelage import KL, CrossEntropy, MemoryTeacher, ModuleTeacher, TransferSet
 from tutelage.errors import CheckpointError, ConfigError, TutelageError
 from tutelage.evaluation.cost import count_flops
@@ -315,9 +313,7 @@ def test_kept_answers_may_stand_at_the_beginning(tmp_path: Path) -> None:
 
 def test_a_chain_that_was_killed_goes_on_link_by_link(tmp_path: Path) -> None:
     """A killed process leaves only what is on disk: finished links are kept, and the one that was cut off ends with the same bits."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "cut"), "assistant big → small"]
-    died = subprocess.run(command, env=environment, capture_output=True, check=False, text=True, timeout=280)
+    died = forked(SCRIPT, tmp_path / "cut", "assistant big → small")
     assert died.returncode == -signal.SIGKILL, died.stderr
     cut_off = tmp_path / "cut" / "assistants" / "big.small" / "checkpoints"
     assert [path.name for path in cut_off.iterdir()] == ["checkpoint-2"]

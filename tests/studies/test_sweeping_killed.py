@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 from sweep_run import slow_search
 from sweeps import Listening, found, search
 
+from forked import begun
 from tutelage.errors import TutelageError
-from tutelage.studies.sweeping import run_sweep
+from tutelage.studies.sweeping import run_sweep, sweep
 
 SCRIPT = Path(__file__).with_name("sweep_run.py")
 
 
-def started(folder: Path, workers: int) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), str(workers)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextmanager
+def started(folder: Path, workers: int) -> Iterator[tuple[int, TextIO]]:
+    """The supervisor's number, and what it says."""
+    pipe = folder.with_name("said")
+    os.mkfifo(pipe)
+    process = begun(SCRIPT, folder, workers, out=pipe, err=folder.with_name("complaints"))
+    assert process.pid is not None
+    with pipe.open() as said:
+        yield process.pid, said
+    process.join()
 
 
 def children(pid: int) -> list[int]:
@@ -49,15 +52,9 @@ def wait_until(true: Callable[[], bool], seconds: float = 200.0) -> None:
         time.sleep(0.05)
 
 
-def heard(sweep: subprocess.Popen[str], what: str) -> list[str]:
-    """The lines until one that starts so."""
-    assert sweep.stdout is not None
-    lines: list[str] = []
-    for line in sweep.stdout:
-        lines.append(line.partition(":")[0])
-        if line.startswith(what):
-            return lines
-    raise AssertionError(f"it ended without {what!r}: {sweep.stderr.read() if sweep.stderr else ''}")
+def heard(said: TextIO, what: str) -> None:
+    """Returns at the first line that starts so."""
+    assert any(line.startswith(what) for line in said), f"it ended without {what!r}"
 
 
 def done(folder: Path) -> list[str]:
@@ -75,14 +72,14 @@ def test_a_killed_worker_and_a_killed_supervisor_cost_nothing(tmp_path: Path, mo
     monkeypatch.setattr("tutelage.studies.sweeping.sweep._run_winner", lambda *_: None)
     monkeypatch.setattr("sweep_run.STEP_SECONDS", 0.0)
     folder = tmp_path / "killed"
-    with started(folder, workers=2) as sweep:
-        heard(sweep, "trial")
-        workers = children(sweep.pid)
+    with started(folder, workers=2) as (supervisor, said):
+        heard(said, "trial")
+        workers = children(supervisor)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
-        heard(sweep, "worker")
-        heard(sweep, "trial")
-        os.kill(sweep.pid, signal.SIGKILL)
+        heard(said, "worker")
+        heard(said, "trial")
+        os.kill(supervisor, signal.SIGKILL)
     wait_until(lambda: not any(alive(pid) for pid in workers))
     before = written(folder)
     assert len(before) >= 2
@@ -98,8 +95,15 @@ def test_a_killed_worker_and_a_killed_supervisor_cost_nothing(tmp_path: Path, mo
     assert sum(worker["trials"] for worker in result["workers"]) == 3
 
 
-def test_an_error_of_a_worker_ends_the_sweep_with_its_words(tmp_path: Path) -> None:
+def test_an_error_of_a_worker_ends_the_sweep_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that fails alone leaves a supervisor that waits for ever, or one that says 'exit code 2'."""
+    supervise = sweep.run_workers
+
+    def one(*given: Any) -> None:
+        *task, _, watch, now_and_then = given
+        supervise(*task, 1, watch, now_and_then)
+
+    monkeypatch.setattr(sweep, "run_workers", one)
     (tmp_path / "trials").write_text("a file where the folder should be")
     with pytest.raises(TutelageError, match="trials"):
         run_sweep(search(seeds=(0,)), tmp_path, workers=2)

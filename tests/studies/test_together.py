@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 from tiny import study
 from torch import nn
 
+from forked import forked
 from tutelage.errors import CheckpointError, ConfigError
 from tutelage.studies import together
 from tutelage.studies.arm import CHECKPOINTS, TOGETHER, ArmPlan, Silent, run_arm
@@ -114,15 +112,7 @@ def test_either_road_reads_what_the_other_left(one_by_one: Path, whole: Path, mo
 
 def test_killed_and_run_again_ends_bit_for_bit_the_same(tmp_path: Path, whole: Path) -> None:
     """A killed process leaves only what is on disk: a moment or a batch that is not would change every student."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-    sitting = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path), "13"],
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=240,
-    )
+    sitting = forked(SCRIPT, tmp_path, 13)
     assert sitting.returncode == -signal.SIGKILL, sitting.stderr
     host = plans(tmp_path)[0].folder / TOGETHER
     assert sorted(path.name for path in host.iterdir()) == ["checkpoint-10", "checkpoint-12"]

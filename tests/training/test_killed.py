@@ -1,10 +1,7 @@
 """The same command continues a run that was killed, and ends with the weights of an undisturbed one, bit for bit."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from killed_run import MAX_STEPS, SAVE_STEPS, STEPS_AN_EPOCH
 from training_helpers import assert_same_bits
 
+from forked import forked
 from tutelage.training import latest_checkpoint
 from tutelage.training.checkpoints import STAGING
 
@@ -20,15 +18,7 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 
 def sitting(folder, *death):
     """Run the command once; whether it was killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *map(str, death)],
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=120,
-    )
+    done = forked(SCRIPT, folder, *death)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
 
