@@ -416,7 +416,10 @@ def test_version_and_help(tutelage: Any) -> None:
         (["objective=[]"], "objective is .*expected at least one item"),
         (["study.arms=[kd, scrach]"], "arms are .*expected 'kd'"),
         (["study.arms=[kd, {hot: [{term: kl, temperature: 0}]}]"], r"study.arms, 'hot': objective\.0"),
-        (["study.arms=[kd, {hot: [{term: kl}]}, {hot: [{term: kl}]}]"], r"config\.yaml: study\.arms: 'hot' is there twice"),
+        (
+            ["study.arms=[kd, {hot: [{term: kl}]}, {hot: [{term: kl}]}]"],
+            r"config\.yaml: study\.arms: 'hot' is there twice",
+        ),
         (["study.arms=[kd, {a: [{term: kl}], b: [{term: kl}]}]"], "has 2 names"),
         (["study.arms=[kd, {a/b: [{term: kl}]}]"], "it names a folder too"),
         (["gates.accuracy_drop_vs_teacher=3"], r"it is a fraction: .*write 0\.03"),

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import forked
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,7 +29,9 @@ def test_first_example_runs_as_pasted(tmp_path: Path) -> None:
 def test_a_language_model_trains_as_pasted(tmp_path: Path) -> None:
     """The page on large vocabularies is all there is to copy from for a language model."""
     example = python_blocks("docs/heads.md")[0]
-    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    done = forked(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out").is_dir()
 
