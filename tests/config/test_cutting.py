@@ -74,6 +74,8 @@ def test_a_student_and_its_teacher_share_no_tensor(folder: Path) -> None:
     """A step of the student would move the teacher that it is taught by."""
     study = study_of(folder, "student={from: teacher}")
     module = study.teacher.model  # type: ignore[union-attr]
+    assert study.start is not None
+    assert study.start.cut, "that nothing is cut stands beside the sizes"
     (student,) = students(study, seeds=(0,))
     own = {values.data_ptr() for values in student.parameters()}
     assert not own & {values.data_ptr() for values in module.parameters()}

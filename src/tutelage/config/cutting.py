@@ -103,7 +103,8 @@ class Starts:
             facts = {"tokens kept": f"{len(kept):,}, {digest}"}
         measured = _Measured(section, where, self._batches)
         cut = _Cut(section, where, kept, measured)
-        start = Start(start_words(section), cut=is_cut(section) or kept is not None)
+        made_of_another = section.origin is not None or is_cut(section) or kept is not None
+        start = Start(start_words(section), cut=made_of_another)
         if not isinstance(whole, FromTeacher) and section.origin is None:
             start = replace(start, whole=whole)
         uncut = None

@@ -91,6 +91,9 @@ def _after(study: Study, setting: Setting, of: str | None) -> Setting:
     def begin(seed: int) -> Callable[[], nn.Module]:
         assert study.stage is not None
         begun = staged(passing.student, run_stage(study.stage, passing, seed, of))
-        return begun if uncut is None else lambda: uncut.cut(begun())
+        if uncut is None:
+            return begun
+        cut = uncut.cut
+        return lambda: cut(begun())
 
     return replace(setting, begin=begin)
