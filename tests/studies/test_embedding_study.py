@@ -86,6 +86,8 @@ def test_the_record_has_what_the_page_needs(done: Run) -> None:
     assert {row["task"] for row in result["tasks"]} == {"animal", "food", "place"}
     assert set(result["cost"]) == {"teacher", "student", "table"}
     assert result["cost"]["student"]["bytes"] < result["cost"]["teacher"]["bytes"]
+    # a table is looked up: "not measured" would leave open what it takes
+    assert result["cost"]["table"]["flops_per_text"] == 0 < result["cost"]["student"]["flops_per_text"]
     assert result["surgery"]["kd"]["kept_layers"] == [0]
     assert set(result["surgery"]) == {"kd"}
     assert len(result["evidence"]["curves"]["kd"][0]["validation"]) == 3

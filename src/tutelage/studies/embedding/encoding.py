@@ -78,7 +78,7 @@ def encode(
     parts: list[Tensor] = []
     with torch.no_grad():
         for rows in order.split(batch_size):
-            inputs: Any = on_device(as_inputs(view, [texts[row] for row in rows.tolist()]), device)
+            inputs: Any = on_device(as_inputs(view, [texts[int(row)] for row in rows]), device)
             parts.append(model(**inputs)["logits"].float().cpu())
             if done is not None:
                 done(sum(map(len, parts)))
