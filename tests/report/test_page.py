@@ -19,6 +19,7 @@ from parsed import Page
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import render_report, write_report
 from tutelage.report.fidelity import is_small, picture
+from tutelage.report.looks import COLOURS
 from tutelage.report.words import duration, reading
 
 SECTIONS = ["verdict", "arms", "worth", "classes", "calibration", "fidelity", "cost", "curves", "made", "glossary"]
@@ -307,7 +308,7 @@ def test_palette_contrast(theme: str) -> None:
     for ground in ("page", "raised"):
         for ink in ("ink", "soft", "link"):
             assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-        for arm in ("teacher", "kd", "scratch", "smoothing", "other", "exported", "int8", "rose", "olive", "brown"):
+        for arm in ("teacher", "kd", "scratch", "smoothing", "other", "exported", "int8", *COLOURS):
             assert contrast(colours[arm], colours[ground]) >= 3, (arm, ground)
     for tone in ("good", "open", "bad"):
         assert contrast(colours[tone], colours["page"]) >= 4.5
@@ -339,3 +340,39 @@ def test_the_gates_that_were_not_asked_for_want_of_an_arm_are_named() -> None:
     result["verdict"]["gates"] = [gate for gate in result["verdict"]["gates"] if gate["name"] != "gain_over_scratch"]
     assert "Not asked, for this study has no arm scratch: gain over labels alone." in render_report(result)
     assert "Not asked" not in render_report(shipped())
+
+
+def test_who_the_controls_are_is_true_of_them_alone() -> None:
+    """It stood above arms of other students, some of which heard the teacher."""
+    result = shipped()
+    both = "The controls (labels alone and label smoothing) share the distilled student’s model, data and budget"
+    assert f"{both} and never hear the teacher.</p>" in render_report(result)
+    result["arms"]["one_layer"] = copy.deepcopy(result["arms"]["kd"])
+    del result["arms"]["label_smoothing"]
+    html = render_report(result)
+    assert (
+        "The control (labels alone) shares the distilled student’s model, data and budget and never hears the" in html
+    )
+    assert "teacher. What the other arms are stands under the table.</p>" in html
+    del result["arms"]["scratch"]
+    html = render_report(result)
+    assert "None of the arms is a control" in html
+    assert "The controls never heard the teacher" not in html
+
+
+def test_the_time_of_a_run_that_went_on_is_that_of_all_its_sessions() -> None:
+    """Only the last session's stood above a table whose trainings took longer."""
+    html = render_report(shipped() | {"seconds": 230.0, "earlier_seconds": 159.0})
+    assert html.count("3 min 50 s, 1 min 11 s of it in the last session") == 2
+    assert "Last session started" in html
+    assert "last session" not in render_report(shipped()).lower()
+
+
+def test_of_which_text_the_arithmetic_is() -> None:
+    """Of a text of three words it is less than half of that of ten."""
+    result = shipped()
+    result["cost"]["student"]["example_tokens"] = result["cost"]["teacher"]["example_tokens"] = 23
+    assert "are of the test text of middle length: 23 tokens, and no padding." in render_report(result)
+    result["cost"]["teacher"]["example_tokens"] = 21
+    assert "23 tokens to the student, 21 to the teacher, and no padding." in render_report(result)
+    assert "middle length" not in render_report(shipped()), "images have none"

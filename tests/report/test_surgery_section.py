@@ -47,7 +47,7 @@ def test_the_page_shows_each_cut_with_its_arms() -> None:
     )
     for said in (
         "What was cut",
-        "cut from the teacher (layers 3)",
+        "Cut from the teacher (layers 3)</h3>",
         "Kept layers, counted from 0: 0, 2, 5.",
         "assistant middle",
         "30,522",
@@ -108,7 +108,7 @@ def test_the_stage_is_told_with_what_it_taught() -> None:
         "55.0%",
         "10.0%",
         "The student of one",
-        "Passed by: Distilled student, one.",
+        "Passed by: Distilled student; one.",
     ):
         assert said in html
     assert "they did it with is gone." in html
@@ -126,3 +126,26 @@ def test_where_the_stages_head_came_from_is_told(copied: tuple[bool, bool], said
     """A head that was drawn has to be learnt first: of two stages of one length that one taught less, and nobody would know why."""
     students = {name: {"seeds": [], "head_copied": one} for name, one in zip(("student", "one"), copied, strict=True)}
     assert said in page(stage={"students": students, "arms": ["kd", "one"]})
+
+
+def test_what_the_cut_left_as_it_was_stands_in_a_line() -> None:
+    """Four tables of eleven rows, of which most say 100%, hide the few that differ."""
+    html = page(surgery=[cut()])
+    assert "As before the cut: hidden width: 384." in html
+    assert '<th scope="row">Hidden width</th>' not in html
+    assert '<th scope="row">Layers</th>' in html
+
+
+def test_a_cut_that_takes_nothing_says_so() -> None:
+    """'cut from the teacher (96 wide)' of one that is 96 wide was told as a cut, to 100%."""
+    whole = cut(rows=[row("hidden", 96, 96), row("parameters", 3_213_603, 3_213_603)])
+    html = page(surgery=[whole])
+    assert "Nothing is cut: every size is that of the model before." in html
+    assert "Kept layers" not in html
+    assert cut_line(whole) == "nothing is cut, every size is as before"
+
+
+def test_who_skipped_the_stage_is_told() -> None:
+    """Beside arms that passed it, an arm without it is another study."""
+    found = {"teacher": None, "students": {}, "arms": ["kd"]}
+    assert "Passed by: Distilled student. Without it: Same student, labels alone;" in page(stage=found)

@@ -21,6 +21,12 @@ SHAPES = {
     "down": "M0 5.6L5.6-4.4H-5.6z",
     "saltire": "M-5-2.6L-2.6-5L0-2.4L2.6-5L5-2.6L2.4 0L5 2.6L2.6 5L0 2.4L-2.6 5L-5 2.6L-2.4 0z",
     "bow": "M-5.8-4.6L0-1.2L5.8-4.6V4.6L0 1.2L-5.8 4.6z",
+    "hourglass": "M-4.6-5.8H4.6L1.2 0L4.6 5.8H-4.6L-1.2 0z",
+    "star": "M0-6.4L1.7-2.3L6.1-2L2.8 0.9L3.8 5.2L0 2.9L-3.8 5.2L-2.8 0.9L-6.1-2L-1.7-2.3z",
+    "hexagon": "M0-5.8L5-2.9V2.9L0 5.8L-5 2.9V-2.9z",
+    "pentagon": "M0-5.9L5.6-1.8L3.5 4.8H-3.5L-5.6-1.8z",
+    "right": "M-4.4-5.6L5.6 0L-4.4 5.6z",
+    "left": "M4.4-5.6L-5.6 0L4.4 5.6z",
 }
 
 #: Of an interval chart, in pixels: nearer to its own name than to the next line's.
@@ -100,6 +106,18 @@ def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
         if last - first + 1 <= at_most:
             return [count * step for count in range(first, last + 1)]
     return [low, high]
+
+
+def up_to_a_tick(low: float, high: float) -> float:
+    """The least upper end of an axis from ``low`` that holds ``high`` and is a tick of its own."""
+    if not high > low:
+        return high
+    top = high
+    while True:
+        marks = ticks(low, top)
+        if marks[-1] >= high:
+            return marks[-1]
+        top = marks[-1] + (marks[1] - marks[0] if len(marks) > 1 else high - low)
 
 
 def domain(values: Iterable[float], keep: Sequence[float] = ()) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.report.charts import Bin, dot_strip, key_mark, reliability_diagram
+from tutelage.report.charts import Bin, dot_strip, key_mark, reliability_diagram, up_to_a_tick
 from tutelage.report.curves import Line, Series, line_chart
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.sections import arms_in
@@ -21,7 +21,7 @@ WEAKEST = 3
 def classes(result: Record) -> View:
     """The per-class table, weakest class of the distilled student first."""
     found = mapping(mapping(result.get("evidence")).get("per_class"))
-    arms = [arm for arm in arms_in(found) if arm.key in ("teacher", "kd", "scratch")]
+    arms = [arm for arm in arms_in(result, found) if arm.key in ("teacher", "kd", "scratch")]
     scores = {arm.key: {text(row.get("class")): row for row in records(found.get(arm.key))} for arm in arms}
     first = next((arm for arm in arms if arm.key == "kd"), arms[0] if arms else None)
     if first is None or not scores[first.key]:
@@ -67,7 +67,7 @@ def calibration(result: Record) -> View:
     evidence = mapping(result.get("evidence"))
     found, arms = mapping(evidence.get("reliability")), mapping(result.get("arms"))
     diagrams: list[View] = []
-    for arm in arms_in(found):
+    for arm in arms_in(result, found):
         bins = [made for row in records(found.get(arm.key)) if (made := _bin(row)) is not None]
         if not bins or arm.key not in ("teacher", "kd", "scratch"):
             continue
@@ -105,7 +105,9 @@ def calibration(result: Record) -> View:
         "diagrams": diagrams,
         "method": text(evidence.get("ece_method")),
         "missing": [
-            arm.phrase for arm in arms_in(arms) if arm.key in ("teacher", "kd", "scratch") and arm.key not in drawn
+            arm.phrase
+            for arm in arms_in(result, arms)
+            if arm.key in ("teacher", "kd", "scratch") and arm.key not in drawn
         ],
     }
 
@@ -124,14 +126,14 @@ def curves(result: Record) -> View:
     """Validation accuracy of all arms in one chart; the training loss of each in its own, for their losses differ."""
     found = mapping(mapping(result.get("evidence")).get("curves"))
     accuracy, losses = list[Series](), list[Series]()
-    for arm in arms_in(found):
+    for arm in arms_in(result, found):
         runs = records(found.get(arm.key))
         for kept, part, key in ((accuracy, "validation", "accuracy"), (losses, "train", "loss")):
             lines = [line for run in runs if (line := points(run.get(part), key))]
             if lines:
                 kept.append(Series(arm, lines))
     drawn = {item.arm.key for item in accuracy}
-    missing = [arm.phrase for arm in arms_in(mapping(result.get("arms"))) if arm.key not in drawn]
+    missing = [arm.phrase for arm in arms_in(result, mapping(result.get("arms"))) if arm.key not in drawn]
     return {**accuracy_curves(accuracy), "losses": loss_curves(losses), "missing": missing}
 
 
@@ -178,7 +180,7 @@ def loss_curves(losses: Sequence[Series]) -> list[View]:
             f"From {decimal(first, 2)} to {decimal(item.end[1], 3)} in {item.end[0]:,.0f} steps, mean of "
             f"{plural(len(item.lines), 'seed')}.",
             [item],
-            (low, high or 1.0),
+            (low, up_to_a_tick(low, high or 1.0)),
             lambda tick: f"{tick:g}",
             height=190,
             named=False,
@@ -198,4 +200,5 @@ def accuracy_window(series: Sequence[Series]) -> tuple[float, float]:
     values = sorted(value for item in series for line in item.lines for _, value in line)
     low, high = values[len(values) // 12], values[-1]
     air = max(high - low, 0.02)
-    return max(0.0, int(20 * (low - 0.1 * air)) / 20), min(1.0, high + 0.05 * air)
+    bottom = max(0.0, int(20 * (low - 0.1 * air)) / 20)
+    return bottom, min(1.0, up_to_a_tick(bottom, high))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.report.charts import key_mark
 from tutelage.report.record import Record, mapping, number, records, text
-from tutelage.report.sections import FIDELITY_METRICS, arms_of, metric_cells
+from tutelage.report.sections import CONTROLS, FIDELITY_METRICS, arms_of, metric_cells
 from tutelage.report.words import arm_named, plural
 
 # Only pictures that the file itself holds: an address would be fetched by whoever opens the page.
@@ -86,4 +86,5 @@ def fidelity(result: Record) -> dict[str, Any]:
     else:
         shown = f"{len(examples)} of {int(total):,}" if total else str(len(examples))
         summary = f"Showing {shown} test examples that the teacher got right and {whose}, got wrong."
-    return {"table": table, "examples": examples, "summary": summary}
+    controls = any(row["arm"].key in CONTROLS for row in table)
+    return {"table": table, "examples": examples, "summary": summary, "controls": controls}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tutelage.report.looks import own_look
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.words import (
     ARMS,
@@ -45,15 +46,6 @@ _STANDARD: dict[str, Arm] = {
     ),
     KD: ARMS[KD],
 }
-#: Colour, marker and dashes of further arms, one after another.
-_LOOKS = (
-    ("other", "cross", "4 2"),
-    ("exported", "down", "6 2 1 2"),
-    ("int8", "saltire", "1 2 4 2"),
-    ("rose", "bow", "9 2"),
-    ("olive", "diamond", "3 3"),
-    ("brown", "square", "5 1"),
-)
 
 _METRICS: dict[str, Metric] = {
     "kl": Metric("KL to the teacher", "nats", False, "fine"),
@@ -74,16 +66,14 @@ def arms_of(result: Record) -> dict[str, tuple[Arm, Record]]:
     found = mapping(result.get("arms"))
     order = [key for key in _STANDARD if key in found]
     others = [key for key in found if key not in _STANDARD]
-    looks = {key: _LOOKS[index % len(_LOOKS)] for index, key in enumerate(others)}
-    return {key: (_arm(key, looks), mapping(found[key])) for key in [*order, *others]}
+    arms = {key: _STANDARD[key] for key in order} | {key: _own(key, place) for place, key in enumerate(others)}
+    return {key: (arm, mapping(found[key])) for key, arm in arms.items()}
 
 
-def _arm(key: str, looks: dict[str, tuple[str, str, str]]) -> Arm:
-    if key in _STANDARD:
-        return _STANDARD[key]
+def _own(key: str, place: int) -> Arm:
     plain = " ".join(_SPELT.get(word, word) for word in key.replace("_", " ").split(" "))
     name = plain[:1].upper() + plain[1:]
-    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", plain, *looks.get(key, _LOOKS[0]))
+    return Arm(key, name, f"the arm “{plain}”", f"“{plain}”", plain, *own_look(place))
 
 
 def within(name: str) -> str:

@@ -32,11 +32,24 @@ def run_facts(result: Record) -> list[str]:
     test = number(splits.get("test"))
     facts = [
         day(result.get("started")),
-        f"took {duration(number(result.get('seconds')))}" if number(result.get("seconds")) is not None else "",
+        f"took {took}" if (took := _took(result)) else "",
         plural(seeds, "seed") if seeds else "",
         plural(int(test), "test example") if test is not None else "",
     ]
     return [fact for fact in facts if fact]
+
+
+def _earlier(result: Record) -> float:
+    return number(result.get("earlier_seconds")) or 0.0
+
+
+def _took(result: Record) -> str:
+    """How long all sessions took that worked on the run, as far as they left a record; empty where that is not known."""
+    seconds = number(result.get("seconds"))
+    if seconds is None:
+        return ""
+    last = f", {duration(seconds - _earlier(result))} of it in the last session" if _earlier(result) else ""
+    return duration(seconds) + last
 
 
 def made(result: Record) -> dict[str, Any]:
@@ -51,8 +64,8 @@ def made(result: Record) -> dict[str, Any]:
         ("Transfer set", counts(transfer)),
         ("Splits", counts(splits)),
         ("Seeds", seeds_said(result)),
-        ("Started", text(result.get("started"))),
-        ("Took", duration(number(result.get("seconds")))),
+        ("Last session started" if _earlier(result) else "Started", text(result.get("started"))),
+        ("Took", _took(result)),
         ("tutelage", text(result.get("tutelage"))),
     ]
     facts += [

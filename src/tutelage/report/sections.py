@@ -20,7 +20,7 @@ from tutelage.report.words import (
     Arm,
     Metric,
     amount,
-    arm_named,
+    arms_named,
     bytes_text,
     decimal,
     difference,
@@ -36,20 +36,23 @@ View = dict[str, Any]
 Named = Callable[[str], Metric]
 
 TASK_METRICS = ("accuracy", "macro_f1", "nll", "brier", "ece")
+#: The arms that differ from the distilled student in not hearing the teacher, and in nothing else.
+CONTROLS = ("scratch", "label_smoothing")
+
 FIDELITY_METRICS = ("agreement", "kl", "negative_flips", "positive_flips")
 
 
 def arms_of(result: Record) -> list[tuple[Arm, Record]]:
     """The arms: the teacher, the distilled student, its controls, then any other in the record's order."""
     found = mapping(result.get("arms"))
-    order = [key for key in ("teacher", "kd", "scratch", "label_smoothing") if key in found]
-    order += [key for key in found if key not in order]
-    return [(arm_named(key), mapping(found[key])) for key in order]
+    return [(arm, mapping(found[arm.key])) for arm in arms_in(result, found)]
 
 
-def arms_in(found: Record) -> list[Arm]:
+def arms_in(result: Record, found: Record) -> list[Arm]:
     """The arms that a part of the evidence speaks of, in the page's order."""
-    return [arm for arm, _ in arms_of({"arms": found})]
+    named, first = arms_named(result), ("teacher", "kd", *CONTROLS)
+    order = [key for key in first if key in found]
+    return [named(key) for key in [*order, *(key for key in found if key not in order)]]
 
 
 def gates(verdict: Record, named: Named = metric_named) -> list[View]:
@@ -140,7 +143,22 @@ def side_by_side(result: Record) -> View:
         rows,
         percent_tick(rows),
     )
-    return {"chart": chart, "table": table, "methods": sorted(methods - {""})}
+    return {"chart": chart, "table": table, "methods": sorted(methods - {""}), "controls": _controls_said(result)}
+
+
+def _controls_said(result: Record) -> str:
+    """What the controls are, and that other arms are something else."""
+    arms = [arm for arm, _ in arms_of(result)]
+    controls = [arm.versus for arm in arms if arm.key in CONTROLS]
+    others = [arm for arm in arms if arm.key not in ("teacher", "kd", *CONTROLS)]
+    more = " What the other arms are stands under the table." if others else ""
+    if not controls:
+        return f"None of the arms is a control, the same student without the teacher.{more}"
+    who = (
+        f"The controls ({' and '.join(controls)}) share" if len(controls) > 1 else f"The control ({controls[0]}) shares"
+    )
+    hear = "hear" if len(controls) > 1 else "hears"
+    return f"{who} the distilled student’s model, data and budget and never {hear} the teacher.{more}"
 
 
 def percent_tick(rows: Sequence[Row]) -> Callable[[float], str]:
@@ -161,9 +179,9 @@ READINGS = {
 def worth(result: Record) -> View:
     """The comparisons: a chart of the differences in accuracy, and the table of all of them."""
     metric, rows, table = METRICS["accuracy"], list[Row](), list[View]()
-    arms, said = mapping(result.get("arms")), list[str]()
+    arms, said, named = mapping(result.get("arms")), list[str](), arms_named(result)
     for found in records(result.get("comparisons")):
-        a, b = arm_named(text(found.get("a"), "?")), arm_named(text(found.get("b"), "?"))
+        a, b = named(text(found.get("a"), "?")), named(text(found.get("b"), "?"))
         value, ci, reads = number(found.get("difference")), interval(found.get("ci95")), reading(found)
         table.append({"pair": f"{a.name} − {b.name[0].lower()}{b.name[1:]}", **comparison_cells(found)})
         if found.get("metric") == "accuracy":
@@ -265,7 +283,23 @@ def cost(result: Record) -> View:
         part for part in (plural(int(threads), "thread") if threads else "", text(provenance.get("cpu"))) if part
     )
     missing = " and ".join(f"the {who}" for who, its in (("teacher", teacher), ("student", student)) if not its)
-    return {"table": table if teacher or student else [], "where": where, "missing": missing}
+    return {
+        "table": table if teacher or student else [],
+        "where": where,
+        "missing": missing,
+        "example": _example_said(teacher, student),
+    }
+
+
+def _example_said(teacher: Record, student: Record) -> str:
+    """Of what text the arithmetic is; empty where the record says of none."""
+    own, its = number(student.get("example_tokens")), number(teacher.get("example_tokens"))
+    if own is None:
+        return ""
+    tokens = plural(int(own), "token")
+    if its is not None and its != own:
+        tokens += f" to the student, {its:,.0f} to the teacher"
+    return f"Arithmetic, and latency at batch 1, are of the test text of middle length: {tokens}, and no padding."
 
 
 def latencies(cost: Record) -> dict[str, Record]:

@@ -16,8 +16,10 @@ def stage_section(result: Record) -> View | None:
     stage = mapping(result.get("stage"))
     if not stage:
         return None
-    arms = [arm_named(text(arm)).name for arm in sequence(stage.get("arms"))]
-    passed = f"Passed by: {', '.join(arms)}." if arms else "Which arms passed it is not recorded."
+    who = [text(arm) for arm in sequence(stage.get("arms"))]
+    passed = f"Passed by: {_listed(who)}." if who else "Which arms passed it is not recorded."
+    skipped = [arm for arm in mapping(result.get("arms")) if arm not in ("teacher", *who)] if who else []
+    passed += f" Without it: {_listed(skipped)}." if skipped else ""
     teacher = mapping(stage.get("teacher"))
     rows = [_row("The stage’s teacher", [teacher])] if teacher else []
     rows += [
@@ -29,6 +31,10 @@ def stage_section(result: Record) -> View | None:
         f"{_head(mapping(stage.get('students')))} is gone. {passed}",
         "rows": rows,
     }
+
+
+def _listed(arms: Sequence[str]) -> str:
+    return "; ".join(arm_named(arm).name for arm in arms)
 
 
 def _head(students: Record) -> str:

@@ -24,9 +24,9 @@ _ROWS: dict[str, tuple[str, Callable[[float], str]]] = {
     "feed_forward": ("Feed-forward width", _count),
     "vocabulary": ("Tokens in the vocabulary", _count),
     "parameters": ("Parameters", _count),
-    "embeddings": ("of them in embeddings", _count),
-    "layer_weights": ("of them in layers", _count),
-    "others": ("of them elsewhere", _count),
+    "embeddings": ("Parameters in embeddings", _count),
+    "layer_weights": ("Parameters in layers", _count),
+    "others": ("Parameters elsewhere", _count),
     "bytes": ("Size of the weights", bytes_text),
     "flops_per_example": ("Arithmetic an example", flops_text),
 }
@@ -38,8 +38,10 @@ def surgery_section(result: Record) -> list[View]:
 
 
 def cut_line(entry: Record) -> str:
-    """A cut in a line: ``layers 6 → 3, parameters 22,713,216 → 17,389,824 (77%)``."""
+    """A cut in a line: ``layers 6 → 3, parameters 22,713,216 → 17,389,824 (77%)``; or that nothing was cut."""
     said: list[str] = []
+    if _whole(entry):
+        return "nothing is cut, every size is as before"
     for row in records(entry.get("rows")):
         name, before, after = text(row.get("what")), number(row.get("before")), number(row.get("after"))
         wanted = name in ("layers", "hidden", "heads", "feed_forward", "vocabulary", "parameters")
@@ -54,13 +56,30 @@ def _cut(place: int, entry: Record) -> View:
     arms = [arm_named(text(arm)).name for arm in sequence(entry.get("arms"))]
     arms += [f"assistant {text(name)}" for name in sequence(entry.get("assistants"))]
     kept = [text(layer) for layer in sequence(entry.get("kept_layers"))]
+    start, whole = text(entry.get("start"), "how it begins is not recorded"), _whole(entry)
+    rows = records(entry.get("rows"))
+    alike = [] if whole else [_row(row) for row in rows if _same(row)]
     return {
         "id": f"surgery-{place}",
-        "start": text(entry.get("start"), "how it begins is not recorded"),
-        "arms": ", ".join(arms),
-        "kept": ", ".join(kept),
-        "rows": [_row(row) for row in records(entry.get("rows"))],
+        "start": start[:1].upper() + start[1:],
+        "arms": "; ".join(arms),
+        "kept": "" if whole else ", ".join(kept),
+        "whole": whole,
+        "rows": [_row(row) for row in rows if whole or not _same(row)],
+        "alike": "; ".join(f"{row['name'][:1].lower()}{row['name'][1:]}: {row['after']}" for row in alike),
     }
+
+
+def _same(row: Record) -> bool:
+    before, after = number(row.get("before")), number(row.get("after"))
+    return before is not None and before == after
+
+
+def _whole(entry: Record) -> bool:
+    """Whether the sizes that were asked for are those that the model has."""
+    rows = records(entry.get("rows"))
+    counted = [row for row in rows if number(row.get("before")) is not None and number(row.get("after")) is not None]
+    return bool(counted) and all(_same(row) for row in counted)
 
 
 def _row(row: Record) -> View:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.report.charts import key_mark
 from tutelage.report.record import Record, interval, mapping, number, sequence, text
-from tutelage.report.words import METRICS, MISSING, amount, arm_named, difference, plural
+from tutelage.report.words import METRICS, MISSING, amount, arms_named, difference, plural
 
 
 def unseen(result: Record) -> dict[str, Any] | None:
@@ -17,8 +17,9 @@ def unseen(result: Record) -> dict[str, Any] | None:
         return None
     classes = [text(name) for name in sequence(found.get("classes"))]
     rows: list[dict[str, Any]] = []
+    named = arms_named(result)
     for key, record in arms.items():
-        arm, one = arm_named(key), mapping(record)
+        arm, one = named(key), mapping(record)
         cells = [_cell(one, what, when) for what in ("recall", "accuracy") for when in ("before", "after")]
         rows.append({"key": key_mark(arm.slot, arm.shape), "name": arm.name, "cells": cells, "gain": _gain(one)})
     count = number(found.get("test_examples"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tutelage.report.looks import own_look
 from tutelage.report.record import Record, interval, mapping, number, records, text
 
 Unit = Literal["share", "nats", "plain"]
@@ -117,10 +118,22 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def arm_named(key: str) -> Arm:
-    """The arm's names and looks; one that is not among the standard arms goes by its own key."""
+def arm_named(key: str, place: int = 0) -> Arm:
+    """The arm's names and looks; one that is not among the standard arms goes by its own key.
+
+    Args:
+        key: as the record calls it.
+        place: of an arm of the user's own, how many of these stand before it.
+    """
     plain = key.replace("_", " ")
-    return ARMS.get(key) or Arm(key, plain, f"the arm “{plain}”", plain, plain[:14], "other", "cross", "4 2")
+    return ARMS.get(key) or Arm(key, plain, f"the arm “{plain}”", plain, plain[:14], *own_look(place))
+
+
+def arms_named(result: Record) -> Callable[[str], Arm]:
+    """Gives the arms of a page by their keys, each with the same looks in all of its charts."""
+    own = [key for key in mapping(result.get("arms")) if key not in ARMS]
+    places = {key: place for place, key in enumerate(own)}
+    return lambda key: arm_named(key, places.get(key, len(own)))
 
 
 def metric_named(key: str) -> Metric:
