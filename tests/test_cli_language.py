@@ -226,6 +226,7 @@ def test_a_server_that_goes_down_loses_nothing(tutelage: Any, project: Path, mon
         monkeypatch.setenv("TEACHER_KEY", KEY)
         remote = (
             f"teacher={{remote: {{url: '{server.url}', model: teacher, k: 4, retries: 1, key_env: TEACHER_KEY}}}}",
+            "gates={}",
             *SHORT,
             "training.max_steps=4",
             "training.save_steps=2",

@@ -114,7 +114,8 @@ def test_rows_of_a_given_test_set_are_not_learnt_from(project: Path, tmp_path: P
         (["teacher={self: true}", "student.model.python=models.py:teacher"], ModuleTeacher),
         (
             [
-                "teacher={ensemble: [{model: {python: 'models.py:teacher'}, weight: 3}], tokenizer: 'models.py:tokenizer'}"
+                "teacher={ensemble: [{model: {python: 'models.py:teacher'}, weight: 3}], tokenizer: 'models.py:tokenizer'}",
+                "gates={}",
             ],
             EnsembleTeacher,
         ),
@@ -123,7 +124,7 @@ def test_rows_of_a_given_test_set_are_not_learnt_from(project: Path, tmp_path: P
             [*OTHER_PIECES, "teacher.alignment=uld", "objective=[{term: uld}]"],
             SortedTeacher,
         ),
-        (["teacher={remote: {url: 'http://127.0.0.1:9', model: m, k: 3}}"], RemoteTeacher),
+        (["teacher={remote: {url: 'http://127.0.0.1:9', model: m, k: 3}}", "gates={}"], RemoteTeacher),
     ],
 )
 def test_teachers(project: Path, overrides: list[str], kind: type) -> None:
@@ -290,14 +291,14 @@ def test_the_fingerprint_holds_what_decides_weights(project: Path, change: str, 
 def test_a_server_may_move(project: Path) -> None:
     """A teacher that comes back at another port is the same teacher, and what it was asked is not lost."""
     remote = "teacher={{remote: {{url: 'http://127.0.0.1:{}', model: {}, k: 3, timeout: {}}}}}"
-    first = built(project, remote.format(1, "m", 5)).fingerprint
-    assert built(project, remote.format(2, "m", 9)).fingerprint == first
-    assert built(project, remote.format(1, "n", 5)).fingerprint != first
+    first = built(project, remote.format(1, "m", 5), "gates={}").fingerprint
+    assert built(project, remote.format(2, "m", 9), "gates={}").fingerprint == first
+    assert built(project, remote.format(1, "n", 5), "gates={}").fingerprint != first
 
 
 def test_a_key_stays_out_of_everything(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEACHER_KEY", "sk-very-secret")
-    study = built(project, "teacher={remote: {url: 'http://127.0.0.1:1', model: m, key_env: TEACHER_KEY}}")
+    study = built(project, "teacher={remote: {url: 'http://127.0.0.1:1', model: m, key_env: TEACHER_KEY}}", "gates={}")
     assert "sk-very-secret" not in repr((study.config, study.fingerprint, study.teacher))
 
 
