@@ -13,6 +13,17 @@ from tutelage.objectives.features.vectors import directions
 from tutelage.signals import NO_LABEL, Signals
 
 SHAPE = (6, 4, 3, 3)
+SPOILT = (
+    "all zero",
+    "one zero",
+    "one position zero",
+    "all alike",
+    "two alike",
+    "nearly alike",
+    "opposite",
+    "tiny",
+    "huge",
+)
 each_term = pytest.mark.parametrize("make", TERMS)
 
 
@@ -41,30 +52,17 @@ def spoilt(how, dtype=torch.float32):
 
 
 @each_term
-@pytest.mark.parametrize(
-    "how",
-    [
-        "all zero",
-        "one zero",
-        "one position zero",
-        "all alike",
-        "two alike",
-        "nearly alike",
-        "opposite",
-        "tiny",
-        "huge",
-    ],
-)
 @pytest.mark.parametrize("whose", ["student", "teacher", "both"])
-def test_degenerate_features_have_finite_values_and_gradients(make, how, whose):
+def test_degenerate_features_have_finite_values_and_gradients(make, whose):
     """A layer that a ReLU has silenced, or a picture twice in a batch, is a division by a length of 0: NaN weights."""
-    sound, broken = draw(*SHAPE, seed=1, dtype=torch.float32), spoilt(how)
-    student = sound if whose == "teacher" else broken
-    teacher = sound if whose == "student" else broken
-    term = fit(make("s", "t"), sound, sound)
-    assert evaluate(term, student, teacher).isfinite()
-    gradient = gradient_of(term, student, teacher)
-    assert gradient.isfinite().all()
+    for how in SPOILT:
+        sound, broken = draw(*SHAPE, seed=1, dtype=torch.float32), spoilt(how)
+        student = sound if whose == "teacher" else broken
+        teacher = sound if whose == "student" else broken
+        term = fit(make("s", "t"), sound, sound)
+        assert evaluate(term, student, teacher).isfinite(), how
+        gradient = gradient_of(term, student, teacher)
+        assert gradient.isfinite().all(), how
 
 
 def test_gradients_do_not_explode_where_directions_end():
