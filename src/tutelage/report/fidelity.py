@@ -67,11 +67,15 @@ def flip(example: Record) -> dict[str, Any]:
 
 def fidelity(result: Record) -> dict[str, Any]:
     """Agreement, KL and flips of every student, and the negative flips that the record shows."""
-    table = [
-        {"arm": arm, "key": key_mark(arm.slot, arm.shape), "cells": metric_cells(record, FIDELITY_METRICS)}
+    shown = [
+        (arm, record)
         for arm, record in arms_of(result)
         if arm.key != "teacher"
         and any(number(mapping(record.get("mean")).get(m)) is not None for m in FIDELITY_METRICS)
+    ]
+    table = [
+        {"arm": arm, "key": key_mark(arm.slot, arm.shape), "cells": metric_cells(record, FIDELITY_METRICS)}
+        for arm, record in shown
     ]
     found = mapping(mapping(result.get("evidence")).get("flips"))
     examples = [flip(example) for example in records(found.get("examples"))]
@@ -86,5 +90,5 @@ def fidelity(result: Record) -> dict[str, Any]:
     else:
         shown = f"{len(examples)} of {int(total):,}" if total else str(len(examples))
         summary = f"Showing {shown} test examples that the teacher got right and {whose}, got wrong."
-    controls = any(row["arm"].key in CONTROLS for row in table)
+    controls = any(arm.key in CONTROLS for arm, _ in shown)
     return {"table": table, "examples": examples, "summary": summary, "controls": controls}
