@@ -19,12 +19,17 @@ class Left:
         self.code, self.out, self.err = code, out, err
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _what_stays_is_no_garbage() -> None:
-    """Each training collects garbage once, and would walk through every library and every collected test for it: ten times as
-    long as a small training takes."""
-    gc.collect()
-    gc.freeze()
+_MODULES = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What stays is no garbage: each training collects it once, each export several times, and would walk through every library
+    and every collected test for it, ten times as long as a small training takes."""
+    if len(sys.modules) != item.config.stash.get(_MODULES, 0):
+        gc.collect()
+        gc.freeze()
+        item.config.stash[_MODULES] = len(sys.modules)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 
 from forked import begun, forked
+from terminal import sets
 from tutelage import cli
 from tutelage.cli import summaries
 from tutelage.config import load_config
@@ -284,7 +285,7 @@ def test_init_then_run_works_in_an_empty_folder(tmp_path: Path, monkeypatch: pyt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all-labels.yaml", "config.yaml", "models.py"]
     assert "now: tutelage run config.yaml" in left.out
     short = ["study.seeds=1", "study.arms=[kd]", "training.max_steps=3", "teacher.training.max_steps=3"]
-    left = tutelage("run", "config.yaml", *(word for setting in short for word in ("--set", setting)))
+    left = tutelage("run", "config.yaml", *sets(*short))
     assert left.code == 0, left.err
     assert (tmp_path / "runs" / tmp_path.name / "report.html").is_file()
 
@@ -435,7 +436,7 @@ def test_a_mistake_in_a_config_is_one_message_before_anything_is_trained(
     project: Path, tutelage: Any, monkeypatch: pytest.MonkeyPatch, settings: list[str], said: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    left = tutelage("run", "config.yaml", *(word for setting in settings for word in ("--set", setting)))
+    left = tutelage("run", "config.yaml", *sets(*settings))
     assert left.code == 2, left.err
     *before, message = re.split(r"(?=error: )", left.err, maxsplit=1)
     assert "Traceback" not in left.err
@@ -539,9 +540,7 @@ def test_a_view_from_the_users_file_does_not_hinder_going_on(project: Path, tute
 
 def test_a_given_trained_teacher_is_used_as_it_is(project: Path, tutelage: Any) -> None:
     settings = ["teacher={model: {python: 'models.py:frozen'}}", "study.seeds=1", "study.arms=[kd]"]
-    left = tutelage(
-        "run", "config.yaml", "--out", "run", *(word for setting in settings for word in ("--set", setting))
-    )
+    left = tutelage("run", "config.yaml", "--out", "run", *sets(*settings))
     assert left.code == 0, left.err
     assert not (project / "run" / "teacher").exists()
     assert json.loads((project / "run" / "result.json").read_text())["arms"]["teacher"]["mean"]["accuracy"] > 0.7
@@ -552,9 +551,7 @@ def test_per_example_views_and_gates_switched_off_go_through(project: Path, tute
         file.write("\n\ndef double(example):\n    return 2 * example\n")
     settings = ["data.views.teacher=[{per_example: 'models.py:double'}]", "study.seeds=1", "study.arms=[kd]"]
     settings += ["gates={accuracy_drop_vs_teacher: null, gain_over_scratch: null}"]
-    left = tutelage(
-        "run", "config.yaml", "--out", "run", *(word for setting in settings for word in ("--set", setting))
-    )
+    left = tutelage("run", "config.yaml", "--out", "run", *sets(*settings))
     assert left.code == 0, left.err
     assert json.loads((project / "run" / "result.json").read_text())["verdict"] == {"decision": "hold", "gates": []}
     assert load_config(project / "run" / "config.yaml").gates.gain_over_scratch is None

@@ -13,6 +13,7 @@ import pytest
 
 from embedding_project import rows, write_project, write_rows
 from forked import forked
+from terminal import is_one_message, sets
 from tutelage.cli import main
 from tutelage.cli.embedding import worst_tasks
 from tutelage.evaluation import embeddings
@@ -37,14 +38,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = write_project(tmp_path / "kinds")
     monkeypatch.chdir(home)
     return home
-
-
-def sets(*overrides: str) -> list[str]:
-    return [word for override in overrides for word in ("--set", override)]
-
-
-def is_one_message(left: Any) -> bool:
-    return left.code == 2 and "Traceback" not in left.err and left.err.count("error: ") == 1
 
 
 def test_a_run_tells_its_arms_and_leaves_plain_folders(tutelage: Any, project: Path) -> None:

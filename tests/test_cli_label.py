@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from forked import forked
+from terminal import is_one_message
 from tutelage.cli import main, watching
 from tutelage.labels import LabelStore
 
@@ -114,10 +115,6 @@ def killed(*words: str, **environment: str) -> None:
     """The command in a process of its own, which ends by SIGKILL."""
     left = forked(main, *words, environment={**os.environ, **environment})
     assert left.returncode == -9, left.stderr
-
-
-def is_one_message(left: Any) -> bool:
-    return left.code == 2 and "Traceback" not in left.err and left.err.count("error: ") == 1
 
 
 def test_label_then_run(tutelage: Any, project: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forked import forked
 from language_project import CONFIG, rows, write_project, write_rows
+from terminal import is_one_message, sets
 from tutelage.cli import main
 from tutelage.cli.language import _context, _transfer
 from tutelage.studies.language import costing
@@ -37,16 +38,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def sets(*overrides: str) -> list[str]:
-    return [word for override in overrides for word in ("--set", override)]
-
-
 def result() -> dict[str, Any]:
     return json.loads((RUN / "result.json").read_text())
-
-
-def is_one_message(left: Any) -> bool:
-    return left.code == 2 and "Traceback" not in left.err and left.err.count("error: ") == 1
 
 
 def test_a_run_tells_its_arms_and_leaves_plain_folders(tutelage: Any, project: Path) -> None:
