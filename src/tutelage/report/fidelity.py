@@ -67,7 +67,7 @@ def flip(example: Record) -> dict[str, Any]:
 
 def fidelity(result: Record) -> dict[str, Any]:
     """Agreement, KL and flips of every student, and the negative flips that the record shows."""
-    shown = [
+    students = [
         (arm, record)
         for arm, record in arms_of(result)
         if arm.key != "teacher"
@@ -75,7 +75,7 @@ def fidelity(result: Record) -> dict[str, Any]:
     ]
     table = [
         {"arm": arm, "key": key_mark(arm.slot, arm.shape), "cells": metric_cells(record, FIDELITY_METRICS)}
-        for arm, record in shown
+        for arm, record in students
     ]
     found = mapping(mapping(result.get("evidence")).get("flips"))
     examples = [flip(example) for example in records(found.get("examples"))]
@@ -90,5 +90,5 @@ def fidelity(result: Record) -> dict[str, Any]:
     else:
         shown = f"{len(examples)} of {int(total):,}" if total else str(len(examples))
         summary = f"Showing {shown} test examples that the teacher got right and {whose}, got wrong."
-    controls = any(arm.key in CONTROLS for arm, _ in shown)
+    controls = any(arm.key in CONTROLS for arm, _ in students)
     return {"table": table, "examples": examples, "summary": summary, "controls": controls}
