@@ -126,7 +126,7 @@ def _check(section: StudentSection | AssistantSection, where: str, config: Study
             f"{where}.initial is 'teacher' beside a model of its own, whose weights are not the teacher's: leave it out, or say "
             "from: teacher in the model's place"
         )
-    problems += _check_layers(section.layers, where)
+    problems += check_layers(section.layers, where)
     return problems + (_check_vocabulary(where, config) if section.vocabulary is not None else [])
 
 
@@ -150,7 +150,8 @@ def _check_origin(section: StudentSection | AssistantSection, where: str, config
     return []
 
 
-def _check_layers(layers: Any, where: str) -> list[str]:
+def check_layers(layers: Any, where: str) -> list[str]:
+    """What is wrong with the key ``layers`` of the section ``where``, in words; nothing where it says what layers to keep."""
     if isinstance(layers, str) and _WORD.fullmatch(layers) is None:
         word = layers.partition(":")[0]
         near = [] if word in LAYER_WORDS else difflib.get_close_matches(word, LAYER_WORDS, n=1)

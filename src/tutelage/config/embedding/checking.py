@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from tutelage.config.cut_keys import check_layers
 from tutelage.config.embedding.schema import (
     EmbeddingArmSection,
     EmbeddingConfig,
@@ -24,8 +24,6 @@ STANDARD = ("untouched", "kd")
 
 #: Of a student, the keys that cut a model, and those that say how it begins.
 _CUTS = ("layers", "hidden", "heads", "feed_forward", "vocabulary")
-_LAYER_WORDS = ("every_other", "first", "last", "important")
-_LAYERS = re.compile(r"every_other|(first|last)(:[1-9]\d*)?|important:[1-9]\d*")
 
 #: What missing sections and keys look like when they are there, where a classifier's look otherwise.
 _EXAMPLES: Mapping[str, str] = {
@@ -125,18 +123,7 @@ def _check_student(student: EmbeddingStudentSection, where: str) -> list[str]:
             f"{where}.tokenizer beside from: teacher: its embeddings are the teacher's, and so is its tokenizer; leave it out"
         )
     problems += _check_static(student, where) if student.static is not None else []
-    layers = student.layers
-    if isinstance(layers, str) and _LAYERS.fullmatch(layers) is None:
-        word = layers.partition(":")[0]
-        said = nearest(word, _LAYER_WORDS) if word not in _LAYER_WORDS else ""
-        problems.append(
-            f"{where}.layers is {layers!r}{said}, expected how many, a list of their numbers from 0, every_other, first, last, first:3, "
-            "last:3 or important:3"
-        )
-    if isinstance(layers, list) and layers != sorted(set(layers)):
-        problems.append(
-            f"{where}.layers is {layers}, expected rising numbers, each once: their order is that of the layers"
-        )
+    problems += check_layers(student.layers, where)
     if student.model is not None and student.initial is not None:
         problems.append(
             f"{where}.initial says how a student made of the teacher begins, and this one is a model: leave it out"
