@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
 	@echo "make demo        distil a digit classifier and write the page that judges it"
-	@echo "make test        lint, types and tests (some 17 minutes on 2 cores)"
+	@echo "make test        lint, types and tests (some 12 minutes on 2 cores)"
 	@echo "make test-slow   the tests that take minutes each"
 	@echo "make bench       the benchmarks, written to docs/benchmarks.md"
 

@@ -285,7 +285,7 @@ def test_init_then_run_works_in_an_empty_folder(tmp_path: Path, monkeypatch: pyt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all-labels.yaml", "config.yaml", "models.py"]
     assert "now: tutelage run config.yaml" in left.out
     short = ["study.seeds=1", "study.arms=[kd]", "training.max_steps=3", "teacher.training.max_steps=3"]
-    left = tutelage("run", "config.yaml", *sets(*short))
+    left = tutelage("run", "config.yaml", *sets(*short, "gates.gain_over_scratch=null"))
     assert left.code == 0, left.err
     assert (tmp_path / "runs" / tmp_path.name / "report.html").is_file()
 

@@ -79,6 +79,7 @@ def test_the_starter_runs_as_it_is_written_but_for_the_model(
     short = (
         "training.max_steps=2",
         "study.arms=[kd]",
+        "gates.gap_closed=null",
         "samples.count=1",
         'views.teacher={text: "Route {{ ticket }}:"}',
     )

@@ -76,7 +76,9 @@ def test_the_test_split_is_opened_after_training_and_changes_no_weight(
                 if "finished" in fetched[place:]
                 else True
             )
-    assert fetched.count("test") == 4, "once for each student, once for the teacher, once for the cost"
+    assert fetched.count("test") == 5, (
+        "once for each student, once for the teacher, twice for the cost: of one example and of many"
+    )
     study(splits=other, arms=["kd"], seeds=2).run(tmp_path / "b")
     for seed in (0, 1):
         weights = [(tmp_path / run / "kd" / f"seed-{seed}" / "model.safetensors").read_bytes() for run in ("a", "b")]

@@ -175,13 +175,19 @@ def trainer_for(plan: ArmPlan, student: nn.Module, *, done: bool = False) -> Dis
         args=DistillationArguments(output_dir=str(plan.folder / CHECKPOINTS), **arguments),
         objective=plan.objective,
         train_dataset=plan.train,
-        eval_dataset=plan.validation.select(shortest_first(plan.validation.inputs)),
+        eval_dataset=_shortest_first(plan.validation),
         teacher=_teacher_for(plan, done),
         fingerprint={"initial_weights": weights_digest(student), **plan.fingerprint},
         compute_metrics=validation_metrics,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _shortest_first(held_out: TransferSet) -> TransferSet:
+    """The set in an order in which texts are hardly padded; itself, and no copy of it, where its examples are all of one shape."""
+    order = shortest_first(held_out.inputs)
+    return held_out if torch.equal(order, torch.arange(len(order))) else held_out.select(order)
 
 
 def finish(

@@ -87,7 +87,7 @@ def test_maps_that_cannot_be(how, mine, theirs, message):
     with pytest.raises(ConfigError, match=message):
         layer_map(how, names("blocks", mine), names("layers", theirs))
     items = [{"term": "kl"}, {"term": "hint", "layers": how}]
-    with pytest.raises(ConfigError, match=rf"objective\[1\]: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"objective\.1: .*{message}"):
         resolve_layers(items, names("blocks", mine), names("layers", theirs))
 
 
@@ -188,7 +188,7 @@ def test_a_description_is_a_config(term):
     ],
 )
 def test_what_a_config_refuses(item, message):
-    with pytest.raises(ConfigError, match=rf"objective\[1\]: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"objective\.1: .*{message}"):
         objective_from_config([{"term": "kl"}, item])
 
 
