@@ -45,13 +45,13 @@ def arms(*names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("read", "sections", "gate", "needs"),
     [
-        (classifier, {"study": arms("kd")}, {"gain_over_scratch": 0.0}, "the arm scratch"),
+        (classifier, {"study": arms("kd")}, {"gain_over_scratch": 0.01}, "the arm scratch"),
         (classifier, {"study": arms("kd", "scratch")}, {"gain_over_label_smoothing": 0.1}, "the arm label_smoothing"),
         (classifier, {}, {"worst_slice_drop": 0.1}, "data.metadata"),
-        (language, {"study": arms("kd", "untouched")}, {"gain_over_sft": 0.0}, "the arm sft"),
-        (language, {"study": arms("kd", "sft")}, {"gain_over_untouched": 0.0}, "the arm untouched"),
+        (language, {"study": arms("kd", "untouched")}, {"gain_over_sft": 0.01}, "the arm sft"),
+        (language, {"study": arms("kd", "sft")}, {"gain_over_untouched": 0.01}, "the arm untouched"),
         (language, {"study": arms("kd", "sft")}, {"gap_closed": 0.9}, "the arm untouched"),
-        (language, {}, {"score_drop_vs_teacher": 0.03}, "the section score"),
+        (language, {}, {"score_drop_vs_teacher": 0.05}, "the section score"),
         (
             language,
             {"teacher": {"model": {"hub": "t"}, "alignment": "text"}, "objective": [{"term": "cross_entropy"}]},
@@ -98,3 +98,18 @@ def test_config_and_study_know_the_same_controls() -> None:
     """The config's table stands by itself, so that reading a config loads no torch."""
     assert gate_keys.CONTROL_OF == gates.CONTROL_OF
     assert gate_keys.LANGUAGE_CONTROL_OF == language_gates.CONTROL_OF
+
+
+def test_a_config_that_a_run_left_opens_again() -> None:
+    """It has every default written out: a finished run without that arm could be neither exported nor checked."""
+    assert classifier(study=arms("kd"), gates={"gain_over_scratch": 0.0}).gates.gain_over_scratch is None
+
+
+def test_texts_that_are_only_aligned_tell_no_gain_without_a_score() -> None:
+    """A gate that was named was left out in silence: neither a KL nor a score says who is better."""
+    with pytest.raises(ConfigError, match=r"gates\.gap_closed needs the section score, or a vocabulary"):
+        language(
+            teacher={"model": {"hub": "t"}, "alignment": "text"},
+            objective=[{"term": "cross_entropy"}],
+            gates={"gap_closed": 0.9},
+        )

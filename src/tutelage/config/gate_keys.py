@@ -36,6 +36,10 @@ def language_lacking(config: LanguageConfig) -> dict[str, str]:
         found["score_drop_vs_teacher"] = "the section score"
     if config.teacher.alignment == "text":
         found["kl"] = "a vocabulary that teacher and student share (teacher.alignment: text)"
+        if config.score is None:
+            found |= dict.fromkeys(
+                LANGUAGE_CONTROL_OF, "the section score, or a vocabulary that teacher and student share"
+            )
     if config.teacher.remote is not None or config.teacher.ensemble is not None:
         found |= dict.fromkeys(_RATIOS, "a teacher that is one model on this machine")
     return found
@@ -44,11 +48,14 @@ def language_lacking(config: LanguageConfig) -> dict[str, str]:
 def check_gates(gates: Section, missing: Mapping[str, str]) -> list[str]:
     """What is wrong with the gates that the config names: those that could never be decided.
 
+    One that is named as it is by default anyway, as in the config that a run leaves, is left out like a default.
+
     Args:
         gates: the section.
         missing: of :func:`lacking`.
     """
-    named = [gate for gate in missing if gate in gates.model_fields_set and getattr(gates, gate) is not None]
+    limits = type(gates).model_fields
+    named = [gate for gate in missing if getattr(gates, gate) not in (None, limits[gate].default)]
     return [
         f"gates.{gate} needs {missing[gate]}, which is not there: everything would be trained, and the gate could never be decided; add "
         "that, or leave the gate out"

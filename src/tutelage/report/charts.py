@@ -115,7 +115,8 @@ def up_to_a_tick(low: float, high: float) -> float:
     top = high
     while True:
         marks = ticks(low, top)
-        if marks[-1] >= high:
+        # another end may have other ticks
+        if marks[-1] >= high and ticks(low, marks[-1])[-1] >= high:
             return marks[-1]
         top = marks[-1] + (marks[1] - marks[0] if len(marks) > 1 else high - low)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.report.charts import Bin, dot_strip, key_mark, reliability_diagram, up_to_a_tick
+from tutelage.report.charts import Bin, dot_strip, key_mark, reliability_diagram, ticks, up_to_a_tick
 from tutelage.report.curves import Line, Series, line_chart
 from tutelage.report.record import Record, interval, mapping, number, records, text
 from tutelage.report.sections import arms_in
@@ -155,13 +156,15 @@ def accuracy_curves(accuracy: Sequence[Series]) -> View:
                 "steps": f"{item.end[0]:,.0f}",
             }
         )
+    whole = all(math.isclose(100 * tick, round(100 * tick), abs_tol=1e-6) for tick in ticks(*window))
+    places = 0 if whole else 1
     chart = line_chart(
         "chart-accuracy",
         "Validation accuracy during training",
         "; ".join(f"{end['arm'].name} ends at {end['range']} after {end['steps']} steps" for end in ends) + ".",
         accuracy,
         window,
-        lambda tick: f"{decimal(100 * tick, 0 if window[1] - window[0] > 0.06 else 1)}%",
+        lambda tick: f"{decimal(100 * tick, places)}%",
         height=320,
     )
     return {"accuracy": chart, "ends": ends, "cut": f"{100 * window[0]:.0f}%" if window[0] > 0 else ""}

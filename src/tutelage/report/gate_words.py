@@ -77,8 +77,8 @@ def not_asked(task: str, arms: Collection[str], asked: Collection[str]) -> str:
     idle = {gate: arm for gate, arm in control_of.items() if arm not in arms and gate not in asked}
     if not idle:
         return ""
-    names, needed = (" and ".join(part) for part in ((GATES[gate].name for gate in idle), idle.values()))
-    return f"Not asked, for this study has no arm {needed}: {names}."
+    names = " and ".join(GATES[gate].name for gate in idle)
+    return f"Not asked, for this study has no arm {' or '.join(dict.fromkeys(idle.values()))}: {names}."
 
 
 def gate_name(gate: Record) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tutelage.data import TransferSet, shortest_first
@@ -27,6 +26,6 @@ def typical_example(test: TransferSet) -> dict[str, Any]:
 
 
 def tokens_in(inputs: Inputs) -> int | None:
-    """How many tokens a batch of one text has; None of what is no text."""
+    """How many tokens a batch of one text has; None of what is no text, or is padded to a length of its own."""
     mask = None if isinstance(inputs, Tensor) else inputs.get("attention_mask")
-    return None if mask is None else int(torch.count_nonzero(mask))
+    return int(mask.numel()) if mask is not None and bool(mask.all()) else None

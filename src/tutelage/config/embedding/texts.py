@@ -228,6 +228,8 @@ def _drawn(texts: list[_Text], limit: int | None, seed: int) -> list[_Text]:
         if len(kept) + len(unit) > limit:
             break
         kept |= {one.row for one in unit}
+    if not kept:
+        raise DataError(f"data.limit is {limit}: not one group of texts fits, of which at least two are kept; raise it")
     return [one for one in texts if one.row in kept]
 
 
