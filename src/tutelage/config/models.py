@@ -18,7 +18,7 @@ from tutelage.config.company import member_seed
 from tutelage.config.schema import MemberSection, ModelSection, StudyConfig
 from tutelage.data import TransferSet
 from tutelage.errors import ConfigError, TutelageError
-from tutelage.models import ModelSource, import_from_file, load_model
+from tutelage.models import ModelSource, import_from_file, imported_beside, load_model
 from tutelage.objectives import objective_from_config
 from tutelage.studies import BornAgain, Member, Mutual, TeacherTraining
 from tutelage.studies.arm import weights_digest
@@ -124,6 +124,11 @@ def build_recipe(name: str, options: Mapping[str, Any]) -> Recipe:
     return BornAgain(options.get("generations", 3), objective) if name == "born_again" else Mutual(objective)
 
 
+def _short_hash(file: Path) -> str:
+    """Of a file's contents."""
+    return sha256(file.read_bytes()).hexdigest()[:16]
+
+
 def facts_of(sections: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The facts that decide weights, by their dotted keys, and the contents of the files they name."""
     flat: dict[str, Any] = {}
@@ -142,7 +147,8 @@ def facts_of(sections: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for reference in sorted({text.rpartition(":")[0] for text in _texts(flat.values()) if ".py:" in text}):
         path = folder / reference
         if path.is_file():
-            flat[f"contents of {reference}"] = sha256(path.read_bytes()).hexdigest()[:16]
+            for file in (path, *imported_beside(path)):
+                flat[f"contents of {Path(reference).parent / file.relative_to(path.parent)}"] = _short_hash(file)
     return flat
 
 

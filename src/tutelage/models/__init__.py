@@ -10,7 +10,7 @@ from tutelage.models.sampling import Sampling
 from tutelage.models.scoring import choice_scores
 from tutelage.models.shrinking import Importance, importance_of, keep_layers, shrink
 from tutelage.models.tapping import logits_and_features
-from tutelage.models.user_files import import_from_file
+from tutelage.models.user_files import import_from_file, imported_beside
 from tutelage.models.vocabulary_cut import VocabularyCut, cut_vocabulary
 from tutelage.models.writing import Written, write
 
@@ -29,6 +29,7 @@ __all__ = [
     "cut_vocabulary",
     "import_from_file",
     "importance_of",
+    "imported_beside",
     "keep_layers",
     "load_language_model",
     "load_model",

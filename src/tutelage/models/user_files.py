@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -44,6 +45,37 @@ def import_from_file(reference: str, folder: Path) -> Any:
             f"{reference!r}: {path.name} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return getattr(module, name)
+
+
+def imported_beside(path: Path) -> list[Path]:
+    """The files of its folder that a Python file imports by their names, and those that these import, in order.
+
+    What the text says is read, and nothing is run: an import behind a condition counts too.
+    """
+    found: set[Path] = set()
+    unread = [path]
+    while unread:
+        for name in _names_imported(unread.pop()):
+            package = path.parent / name
+            files = package.rglob("*.py") if package.is_dir() else [package.with_suffix(".py")]
+            new = {file for file in files if file.is_file()} - found - {path}
+            found |= new
+            unread += new
+    return sorted(found)
+
+
+def _names_imported(path: Path) -> set[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()  # whoever loads it says so
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def _import_file(path: Path) -> ModuleType:
