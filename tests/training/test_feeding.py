@@ -84,10 +84,12 @@ def test_lengths_of_tokens_are_counted_without_their_padding(inputs, lengths):
     assert input_lengths(inputs).tolist() == lengths
 
 
-def test_grouping_images_by_length_is_refused():
-    """It would be a random order under another name."""
+def test_grouping_images_by_length_is_refused(tmp_path):
+    """It would be a random order under another name; found at the first batch, a study's teacher would have been trained before."""
     with pytest.raises(ConfigError, match="no length to group them by"):
         EpochBatches(transfer_set(10), 4, seed=0, strategy="group_by_length")
+    with pytest.raises(ConfigError, match="no length to group them by"):
+        trainer_of(tmp_path, data=transfer_set(10), train_sampling_strategy="group_by_length")
 
 
 def test_a_large_seed_is_a_seed():

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Sampler
 from tutelage.data import Batch, TransferSet, input_lengths
 from tutelage.errors import ConfigError
 
+_GROUPED = "group_by_length"
 #: The orders that an epoch's examples can come in.
-STRATEGIES = ("random", "sequential", "group_by_length")
+STRATEGIES = ("random", "sequential", _GROUPED)
 #: Batches whose examples are sorted by length together: enough that little is padding, few enough that batches differ from epoch to epoch.
 _SORTED_TOGETHER = 50
 
@@ -59,7 +60,7 @@ class EpochBatches(Sampler[list[int]]):
         self.seed = seed
         self.drop_last = drop_last
         self.strategy = strategy
-        self._lengths = input_lengths(transfer_set.inputs) if strategy == "group_by_length" else None
+        self._lengths = input_lengths(transfer_set.inputs) if strategy == _GROUPED else None
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -134,13 +135,15 @@ class EpochLoader(DataLoader[Batch]):
         self._batches.set_epoch(epoch)
 
 
-def expect_transfer_set(dataset: Any, argument: str) -> None:
-    """Raise ConfigError unless a data set is a transfer set."""
+def expect_transfer_set(dataset: Any, argument: str, strategy: str = "sequential") -> None:
+    """Raise ConfigError unless a data set is a transfer set whose examples can come in that order."""
     if not isinstance(dataset, TransferSet):
         raise ConfigError(
             f"{argument} is a {type(dataset).__name__}, expected a tutelage.TransferSet: without content ids a stored label "
             "could meet the wrong row; TransferSet.from_dataset reads a datasets.Dataset"
         )
+    if strategy == _GROUPED:
+        input_lengths(dataset.inputs)
 
 
 def held_out(dataset: Any) -> TransferSet | None:

@@ -98,7 +98,7 @@ class DistillationTrainer(AbstractEvaluatingTrainer):
         if isinstance(train_dataset, TransferSet) and train_dataset.token_level:  # pyright: ignore[reportUnnecessaryIsInstance]
             options["compute_metrics"] = options.get("compute_metrics") or token_metrics
         refuse_idle_arguments(args, options)
-        expect_transfer_set(train_dataset, "train_dataset")
+        expect_transfer_set(train_dataset, "train_dataset", str(args.train_sampling_strategy))
         self.objective = as_objective(objective)
         self.objective.validate()
         self._layers = layers_needed(self.objective.needs, "student")
